@@ -64,6 +64,9 @@ RECOVERY = frozenset({"RecordRecovery", "RecoverQuorum"})
 VOLUMES = frozenset({"GrowClaim"})
 """The failpoint of a volume that grows. A separate test tries it."""
 
+ATTRIBUTES = frozenset({"ModifyClaim"})
+"""The failpoint of another VolumeAttributesClass. A separate test tries it."""
+
 DELETION = frozenset({"OwnClaim", "SetFinalizer", "Create.PartitionSnapshot"})
 """Failpoints of a deletion policy. A separate test tries them."""
 
@@ -84,7 +87,7 @@ def parse_armed(text: str) -> frozenset[str]:
     """Parses names separated by commas. Raises ValueError for an unknown name."""
     armed = frozenset(filter(None, map(str.strip, text.split(","))))
     known = REGISTERED | SNAPSHOTS | ROLLOUT | VOLUMES | REBUILD | DELETION | FENCE | CERTIFICATES
-    known |= RECOVERY | CLIENTS
+    known |= RECOVERY | CLIENTS | ATTRIBUTES
     if unknown := armed - known:
         wrong, allowed = (", ".join(sorted(names)) for names in (unknown, known))
         raise ValueError(f"{ENVIRONMENT}: unknown failpoint {wrong}; allowed: {allowed}")

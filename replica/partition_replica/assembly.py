@@ -246,7 +246,11 @@ class SidecarProcess:
             # First: the hellos of the gRPC service name its port.
             listener.start(config.raft_listen)
         port = add_port(
-            server, config.listen, config.tls, lambda problem: self._heard("server", problem)
+            server,
+            config.listen,
+            config.tls,
+            lambda problem: self._heard("server", problem),
+            self._metrics.tls_connections.inc,
         )
         if config.socket:
             add_socket(server, config.socket)

@@ -9,6 +9,7 @@ from partition_operator.failpoints import VOLUMES
 from partition_operator.turns import executor
 
 from tests.support.api_server import ApiServer
+from tests.support.bound_claims import make_bound
 from tests.support.operator_turns import Turns
 
 pytestmark = [pytest.mark.apiserver, pytest.mark.timeout(120)]
@@ -32,25 +33,7 @@ async def turns(server: ApiServer) -> AsyncIterator[Turns]:
 
 async def bound(turns: Turns, storage_class: str) -> None:
     """A Partition whose volume exists: 256Mi, of its group."""
-    await turns.make(storage={"size": "256Mi", "className": storage_class})
-    await turns.turn()
-    await turns.turn()
-    cluster = (await turns.get("Partition", "part"))["status"]["clusterID"]
-    labels = {"logstore.dev/partition": "part", "app.kubernetes.io/component": "replica"}
-    marks = {"logstore.dev/cluster-id": cluster, "pv.kubernetes.io/bind-completed": "yes"}
-    await turns.create(
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": "data-part-0", "labels": labels, "annotations": marks},
-            "spec": {
-                "accessModes": ["ReadWriteOnce"],
-                "storageClassName": storage_class,
-                "volumeName": "a-volume",
-                "resources": {"requests": {"storage": "256Mi"}},
-            },
-        }
-    )
+    await make_bound(turns, storage_class)
     await has(turns, "256Mi")
     await turns.turn()
 

@@ -5,7 +5,6 @@ import asyncio
 import datetime as dt
 import os
 import socket
-import ssl
 import struct
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -47,6 +46,7 @@ from tests.support.raft_receivers import (
     greeting,
     hello,
     until,
+    unwelcome,
 )
 
 
@@ -167,25 +167,31 @@ async def test_a_certificate_of_another_party_is_refused(
     await receiver.listener.close()
 
 
-@pytest.mark.parametrize("how", ["another authority", "no certificate", "no TLS"])
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("another authority", "its certificate is refused: unable to get local issuer"),
+        ("expired", "its certificate is refused: certificate has expired"),
+        ("not yet valid", "its certificate is refused: certificate is not yet valid"),
+        ("no certificate", "PEER_DID_NOT_RETURN_A_CERTIFICATE"),
+        ("no TLS", "the TLS handshake failed"),
+    ],
+)
 async def test_nobody_comes_in_without_a_certificate_of_ours(
-    pki: MountedCertificates, tmp_path: Path, how: str
+    pki: MountedCertificates, tmp_path: Path, caplog: pytest.LogCaptureFixture, how: str, why: str
 ) -> None:
-    now = dt.datetime.now(dt.UTC)
-    other = make_authority(now)
-    pair = issue(other, identity("tests", "group", "replica"), ["localhost"], now)
-    context: Any = context_of(mount(tmp_path / "stranger", pair, pki.authority.certificate))
-    if how == "no certificate":
-        context = ssl.create_default_context(cafile=pki.folders["replica-0"] / "ca.crt")
-        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-    elif how == "no TLS":
-        context = None
+    context = unwelcome(pki, tmp_path / "stranger", how)
     receiver = Receiver(folder=pki.folders["replica-0"])
     port = receiver.listen()
-    async with dialled(port, context) as connection:
-        connection.write(greeting() + frames_of([b"message"]))
-        assert await connection.answer() is None
-    await until(lambda: receiver.traffic.reasons == ["TLS"], "it is counted")
+    for times in (1, 2):
+        async with dialled(port, context) as connection:
+            connection.write(greeting() + frames_of([b"message"]))
+            assert await connection.answer() is None
+        await until(lambda n=times: receiver.traffic.reasons == ["TLS"] * n, "it is counted")
+    told = [r.getMessage() for r in caplog.records if "a Raft connection from" in r.message]
+    assert len(told) == 1, told
+    assert "127.0.0.1" in told[0]
+    assert why in told[0]
     assert receiver.replica.seen == receiver.replica.greeted == []
     await receiver.listener.close()
 

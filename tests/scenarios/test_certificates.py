@@ -7,12 +7,20 @@ import sys
 from contextlib import AsyncExitStack, suppress
 from pathlib import Path
 
-from partition_client import AsyncClient
+import pytest
+from partition_client import AsyncClient, Tls, TlsRefused
 
 from dev.ports import free_port
 from tests.support.certificates import MountedCertificates
 from tests.support.local_group import PARTITION, LocalGroup, eventually
 from tests.support.proxy import ResettingProxy
+from tests.support.tls_refusals import (
+    Pki,
+    expired_client,
+    other_authority_of_the_client,
+    young_client,
+)
+from tests.support.tls_refusals import pki as pki  # a fixture
 
 LIFETIME = dt.timedelta(seconds=10)
 RENEWED_EVERY_S = 2.0
@@ -80,6 +88,36 @@ async def test_a_group_and_its_clients_outlive_their_certificates(tmp_path: Path
         assert not following.done()
         await group.lead(group.replicas[(group.replicas.index(await group.leader()) + 1) % 3])
         assert not renewing.done()
+
+
+async def test_what_a_replica_tells_of_a_client_that_tls_refuses(pki: Pki, tmp_path: Path) -> None:
+    """With GRPC_VERBOSITY=INFO, as docs/operations/certificates.md says."""
+    group = LocalGroup(tmp_path, size=1, tls_directories={"replica-0": pki.server})
+    replica = group.replicas[0]
+    async with group:
+        replica.start(GRPC_VERBOSITY="INFO")
+
+        async def serves() -> bool:
+            return replica.http("/livez")[0] == 200
+
+        await eventually(serves, "it serves")
+        for spoil, reason, cause in (
+            (expired_client, "OWN_CERTIFICATE_EXPIRED", "certificate has expired"),
+            (young_client, "OWN_CERTIFICATE_NOT_YET_VALID", "certificate is not yet valid"),
+            (
+                other_authority_of_the_client,
+                "OWN_CERTIFICATE_REFUSED",
+                "unable to get local issuer certificate",
+            ),
+        ):
+            spoil(pki)
+            before = replica.metric("logstore_tls_connections_total")
+            async with AsyncClient([replica.address], Tls.in_directory(pki.client)) as client:
+                with pytest.raises(TlsRefused) as caught:
+                    await client.get_key(b"k")
+            assert caught.value.reason == reason
+            assert cause in replica.log.read_text()
+            assert replica.metric("logstore_tls_connections_total") > before
 
 
 def run(*command: str) -> tuple[int, str]:

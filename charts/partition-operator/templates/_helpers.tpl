@@ -151,7 +151,7 @@ podAntiAffinity:
   resources: [persistentvolumes]
   verbs: [get, patch]
 - apiGroups: [storage.k8s.io]
-  resources: [storageclasses]
+  resources: [storageclasses, volumeattributesclasses]
   verbs: [get]
 {{- end -}}
 

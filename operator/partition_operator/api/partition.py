@@ -61,6 +61,8 @@ class PartitionSpec:
     replace_volumes: bool = False
     """Volumes that differ from the spec and can't be changed are replaced."""
     keep_replaced: bool = True
+    attributes_class: str | None = None
+    """The VolumeAttributesClass of the volumes; None leaves them as they are."""
     autogrow: Autogrow | None = None
     mode: Mode = RAFT
     restore: RestoreFrom | None = None
@@ -220,6 +222,7 @@ def parse_spec(name: str, body: object) -> PartitionSpec:
         adopt=bootstrap.get("adopt", False),
         replace_volumes=spec["storage"].get("replacement") == "Rolling",
         keep_replaced=spec["storage"].get("whenReplaced", "Retain") == "Retain",
+        attributes_class=spec["storage"].get("volumeAttributesClassName"),
         autogrow=_autogrow(spec["storage"].get("autogrow")),
         restore=parse_bootstrap(bootstrap),
         affinity=pods.pop("affinity", {}) or spec.get("affinity", {}),

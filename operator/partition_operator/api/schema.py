@@ -163,6 +163,7 @@ Recovery = TypedDict(
 class StorageStatus(TypedDict):
     size: NotRequired[str]
     className: NotRequired[str]
+    volumeAttributesClassName: NotRequired[str]
     specSize: NotRequired[str]
 
 
@@ -229,6 +230,7 @@ class Storage(TypedDict):
     className: NotRequired[str]
     replacement: NotRequired[Literal["Never", "Rolling"]]
     whenReplaced: NotRequired[Literal["Retain", "Delete"]]
+    volumeAttributesClassName: NotRequired[str]
     autogrow: NotRequired[Autogrow]
 
 
@@ -457,6 +459,7 @@ RULES: dict[str, dict[str, Rule]] = {
         "className": Rule(type="string", max_length=253),
         "replacement": Rule(type="string", allowed=("Never", "Rolling")),
         "whenReplaced": Rule(type="string", allowed=("Retain", "Delete")),
+        "volumeAttributesClassName": Rule(type="string", min_length=1, max_length=253),
         "autogrow": Rule(type="object", of="Autogrow"),
     },
     "Autogrow": {

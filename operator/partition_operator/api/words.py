@@ -73,12 +73,14 @@ class JobState(StrEnum):
 class Reason(StrEnum):
     """Reasons of conditions that are written in one place and compared in another."""
 
+    ATTRIBUTES_REFUSED = "AttributesRefused"
     COMPLETED = "Completed"
     DEGRADED = "Degraded"
     DISK_FULL = "DiskFull"
     GROWING = "Growing"
     HIBERNATED = "Hibernated"
     HIBERNATING = "Hibernating"
+    MODIFYING = "Modifying"
     NO_LEADER = "NoLeader"
     NO_SPARE = "NoSpare"
     STANDALONE = "Standalone"

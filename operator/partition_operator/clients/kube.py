@@ -31,6 +31,7 @@ PATHS = {
     "Node": "/api/v1/nodes",
     "PersistentVolume": "/api/v1/persistentvolumes",
     "StorageClass": "/apis/storage.k8s.io/v1/storageclasses",
+    "VolumeAttributesClass": "/apis/storage.k8s.io/v1/volumeattributesclasses",
     "Event": "/api/v1/namespaces/{namespace}/events",
     "Certificate": "/apis/cert-manager.io/v1/namespaces/{namespace}/certificates",
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases",

@@ -111,6 +111,7 @@ class Observer:
             lost = await volumes.out_of_reach(self._kube, name, pods, claims)
             claims = await self._with_classes(partition, claims)
             class_missing = await self._class_missing(partition, claims)
+        attributes_problem = await self._attributes_problem(partition, claims)
         await self._authority.refresh()
         secrets = await self._secrets.read(partition, now)
         for secret, live in secrets.live.items():
@@ -146,6 +147,7 @@ class Observer:
             fenced=fenced,
             sees_volumes=self._nodes is not None,
             class_missing=class_missing,
+            attributes_problem=attributes_problem,
             lost=lost,
             cordoned=self._cordoned(pods),
         )
@@ -169,6 +171,23 @@ class Observer:
         if not wanted or all(claim.storage_class == wanted for claim in claims):
             return False
         return await self._kube.get("StorageClass", "", wanted) is None
+
+    async def _attributes_problem(
+        self, partition: Partition, claims: tuple[ObservedClaim, ...]
+    ) -> str:
+        """Returns why no volume can have the VolumeAttributesClass of the spec; "" if one can, or
+        if all have it."""
+        spec = partition.asked
+        wanted = spec.attributes_class if spec is not None else None
+        if spec is None or wanted is None:
+            return ""
+        if claims and all(c.attributes == c.attributes_now == wanted for c in claims):
+            return ""
+        if self._nodes is None:
+            return "this operator may not read VolumeAttributesClasses: set watchNodes in the chart"
+        other = spec.storage_class if spec.replace_volumes else None
+        classes = {other} if other else {c.storage_class for c in claims if c.storage_class}
+        return await volumes.attributes_problem(self._kube, wanted, classes)
 
     def _cordoned(self, pods: tuple[ObservedPod, ...]) -> frozenset[str]:
         nodes = self._nodes
@@ -413,7 +432,10 @@ def _why_broken(status: dict[str, Any]) -> str:
     for container in (*(status.get("initContainerStatuses") or []), replica):
         waiting = (container.get("state") or {}).get("waiting")
         if waiting and waiting.get("reason") not in STARTING:
-            return _reason(waiting, "Waiting")
+            # What the container said last is more than how long Kubernetes waits.
+            ended = (container.get("lastState") or {}).get("terminated") or {}
+            words = ended.get("message") or waiting.get("message")
+            return _reason(waiting | {"message": words}, "Waiting")
     return ""
 
 
@@ -432,6 +454,7 @@ def _reason(state: dict[str, Any], default: str) -> str:
 
 def _claim(partition: Partition, item: Body, selector: dict[str, str]) -> ObservedClaim:
     metadata, spec = item["metadata"], item.get("spec") or {}
+    status = item.get("status") or {}
     requests = (spec.get("resources") or {}).get("requests") or {}
     return ObservedClaim(
         ordinal=_ordinal(f"{names.VOLUME}-{partition.name}-", metadata["name"]),
@@ -441,14 +464,17 @@ def _claim(partition: Partition, item: Body, selector: dict[str, str]) -> Observ
         labelled=_has(metadata, selector),
         bound=bool(spec.get("volumeName")),
         size=str(requests.get("storage", "")),
-        capacity=str(((item.get("status") or {}).get("capacity") or {}).get("storage", "")),
+        capacity=str((status.get("capacity") or {}).get("storage", "")),
         storage_class=spec.get("storageClassName") or "",
         deleting="deletionTimestamp" in metadata,
         version=metadata["resourceVersion"],
         volume=spec.get("volumeName") or "",
         owned=any(o.get("uid") == partition.uid for o in metadata.get("ownerReferences") or []),
         given_up=names.ANNOTATION_GIVEN_UP in (metadata.get("annotations") or {}),
-        lost=(item.get("status") or {}).get("phase") == "Lost",
+        lost=status.get("phase") == "Lost",
+        attributes=spec.get("volumeAttributesClassName") or "",
+        attributes_now=status.get("currentVolumeAttributesClassName") or "",
+        infeasible=(status.get("modifyVolumeStatus") or {}).get("status") == "Infeasible",
     )
 
 

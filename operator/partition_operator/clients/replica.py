@@ -317,6 +317,7 @@ def _replica(ordinal: int, answer: api.GetStatusResponse) -> ObservedReplica:
         disk_free=answer.disk_free_bytes,
         disk_total=answer.disk_total_bytes,
         last_term=answer.last_term,
+        version=answer.version,
     )
 
 

@@ -71,3 +71,24 @@ async def grows(kube: Kube, storage_class: str) -> bool:
     """Whether a class lets its volumes grow. Raises ApiError."""
     found = await kube.get("StorageClass", "", storage_class) if storage_class else None
     return bool((found or {}).get("allowVolumeExpansion"))
+
+
+async def attributes_problem(kube: Kube, name: str, storage_classes: Iterable[str]) -> str:
+    """Returns why no volume of these storage classes can have this VolumeAttributesClass; "" if
+    they can. Raises ApiError."""
+    found = await kube.get("VolumeAttributesClass", "", name)
+    if found is None:
+        return (
+            f"there is no VolumeAttributesClass {name}, or the API server does not serve them "
+            "(storage.k8s.io/v1, from Kubernetes 1.34 on)"
+        )
+    driver = found.get("driverName", "")
+    for storage_class in sorted(storage_classes):
+        known = await kube.get("StorageClass", "", storage_class) or {}
+        provisioner = known.get("provisioner", driver)
+        if provisioner != driver:
+            return (
+                f"VolumeAttributesClass {name} is of driver {driver}, and storage class "
+                f"{storage_class} of {provisioner}: name one of the same driver"
+            )
+    return ""

@@ -115,6 +115,8 @@ def claim_spec(spec: PartitionSpec) -> dict[str, Any]:
     }
     if spec.storage_class is not None:
         claim["storageClassName"] = spec.storage_class
+    if spec.attributes_class is not None:
+        claim["volumeAttributesClassName"] = spec.attributes_class
     return claim
 
 
@@ -194,6 +196,8 @@ def _container(partition: Partition, spec: PartitionSpec, image: str) -> dict[st
             "timeoutSeconds": 2,
             "failureThreshold": 2,
         },
+        # The last line of a replica that ends says why.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
         "resources": spec.resources or DEFAULT_RESOURCES,
         "securityContext": RESTRICTED_CONTAINER,
         "volumeMounts": [

@@ -109,6 +109,11 @@ class Executor:
                 request = {"spec": {"resources": {"requests": {"storage": size}}}}
                 live = await self._observed("PersistentVolumeClaim", partition, name, uid)
                 await self.kube.merge("PersistentVolumeClaim", live, request)
+            case actions.ModifyClaim(ordinal, uid, attributes_class):
+                name = names.claim(partition.name, ordinal)
+                change = {"spec": {"volumeAttributesClassName": attributes_class or None}}
+                live = await self._observed("PersistentVolumeClaim", partition, name, uid)
+                await self.kube.merge("PersistentVolumeClaim", live, change)
             case actions.GiveUpVolume():
                 await self._give_up(partition, action)
             case actions.OrphanPods(name, uid, version):

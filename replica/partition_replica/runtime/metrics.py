@@ -219,6 +219,11 @@ class Metrics:
             ["reason"],
             registry=r,
         )
+        self.tls_connections = Counter(
+            "logstore_tls_connections",
+            "TLS connections accepted at the gRPC port, also those whose handshake fails",
+            registry=r,
+        )
         self.tls_files_bad = Gauge(
             "logstore_tls_files_bad",
             "1 if changed TLS files are invalid and the previous ones stay in use",

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 
 from partition_replica.transport.client_list import NO_CLIENTS, ClientList, Rights
+from partition_replica.transport.refusal_log import RefusalLog
 
 logger = logging.getLogger(__name__)
 
@@ -23,11 +24,6 @@ SCHEME = "logstore://"
 AT_SOCKET = "unix:"
 """How gRPC's names of peers at a Unix domain socket begin, and no others. Here also the name of
 such a caller, instead of the parties in a certificate."""
-
-LOGGED_MAX = 100
-"""Callers that are remembered as logged. More are not logged; the metric counts all of them."""
-LOG_AGAIN_S = 300.0
-"""A caller that is refused again after this time is logged again."""
 
 ROLES = {
     "/logstore.v1.Peer/": {"replica"},
@@ -93,8 +89,7 @@ class Authorizer(grpc.aio.ServerInterceptor):
         self._partition = partition.partition("/")[2]
         self._refused = refused
         self._clients = clients
-        self._clock = clock
-        self._logged: dict[tuple[str, ...], float] = {}
+        self._log = RefusalLog(clock)
         self.refused_calls = 0
         self.refused_last = ""
 
@@ -110,7 +105,7 @@ class Authorizer(grpc.aio.ServerInterceptor):
 
     def refusal(self, method: str, names: Iterable[str]) -> str:
         """Returns "" if a certificate with these URI names may call `method`; otherwise the reason
-        why not. Counts each refusal, but logs a caller at most once per LOG_AGAIN_S and method."""
+        why not. Counts each refusal, but logs a caller only now and then per method."""
         parties = [name for name in names if name.startswith(SCHEME) or name == AT_SOCKET]
         # No caller may use a service that is not listed.
         roles = next((r for prefix, r in ROLES.items() if method.startswith(prefix)), set())
@@ -169,14 +164,7 @@ class Authorizer(grpc.aio.ServerInterceptor):
         self.refused_calls += 1
         self.refused_last = text
         self._refused("PERMISSION_DENIED")
-        now = self._clock()
-        if now - self._logged.get(caller, float("-inf")) < LOG_AGAIN_S:
-            return
-        if len(self._logged) >= LOGGED_MAX:
-            recent = {c: at for c, at in self._logged.items() if now - at < LOG_AGAIN_S}
-            self._logged = recent
-        if len(self._logged) < LOGGED_MAX:
-            self._logged[caller] = now
+        if self._log.due(caller):
             logger.warning("%s", text)
 
     # --- calls --------------------------------------------------------------------------------

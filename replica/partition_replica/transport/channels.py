@@ -6,6 +6,7 @@ operator or client.
 """
 
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -68,17 +69,24 @@ def peer_channel(address: str, credentials: CredentialSource) -> RenewedChannel:
 
 
 def add_port(
-    server: grpc.aio.Server, listen: str, tls: TlsFiles | None, heard: Heard = lambda _: None
+    server: grpc.aio.Server,
+    listen: str,
+    tls: TlsFiles | None,
+    heard: Heard = lambda _: None,
+    accepted: Callable[[], None] = lambda: None,
 ) -> int:
     """Listens, and returns the port. With TLS, every client needs a certificate of our certificate
-    authority, and a renewed server certificate is used without a restart. Raises BadPem."""
+    authority, and a renewed server certificate is used without a restart. Raises BadPem.
+
+    accepted: called on gRPC's threads for each TLS connection, before its handshake. gRPC does not
+    tell whether the handshake succeeds."""
     if tls is None:
         return server.add_insecure_port(listen)
     files = RenewedPem(tls, heard)
     version, first = files.current()
     credentials = grpc.dynamic_ssl_server_credentials(
         _configuration(first),
-        _Fetcher(files, version),  # type: ignore[arg-type]  # None, for unchanged, is missing in the stubs
+        _Fetcher(files, version, accepted),  # type: ignore[arg-type]  # None, for unchanged, is missing in the stubs
         require_client_authentication=True,
     )
     return server.add_secure_port(listen, credentials)
@@ -113,11 +121,13 @@ def _configuration(found: pem.Pem) -> grpc.ServerCertificateConfiguration:
 class _Fetcher:
     """gRPC calls it at each handshake, on its own threads. None means unchanged."""
 
-    def __init__(self, files: RenewedPem, version: int) -> None:
+    def __init__(self, files: RenewedPem, version: int, accepted: Callable[[], None]) -> None:
         self._files = files
         self._version = version
+        self._accepted = accepted
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        self._accepted()
         version, found = self._files.current()
         if version == self._version:
             return None

@@ -38,6 +38,7 @@ from partition_replica.transport.raft_frames import (
     frame,
 )
 from partition_replica.transport.raft_traffic import CONNECTION
+from partition_replica.transport.refusal_log import RefusalLog
 from partition_replica.transport.streams import Streams
 
 logger = logging.getLogger(__name__)
@@ -80,6 +81,7 @@ class RaftListener:
             self._context = RenewedContext(files.current, server_context)
             self._context.current()
         self._payloads = PayloadConnections(parts, limits, files)
+        self._log = RefusalLog()
         self._sockets: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._waiting = 0
@@ -115,7 +117,7 @@ class RaftListener:
         loop = asyncio.get_running_loop()
         while True:
             try:
-                accepted, _ = await loop.sock_accept(listening)
+                accepted, source = await loop.sock_accept(listening)
             except OSError as error:
                 logger.warning("a Raft connection could not be accepted: %s", error)
                 await asyncio.sleep(ACCEPT_PAUSE_S)
@@ -125,12 +127,13 @@ class RaftListener:
                 accepted.close()
             else:
                 self._waiting += 1
-                self._spawn(self._greet(accepted))
+                self._spawn(self._greet(accepted, str(source[0])))
             # An accept that need not wait does not let others run: a flood would stop the replica.
             await asyncio.sleep(0)
 
-    async def _greet(self, accepted: socket.socket) -> None:
-        """Serves a connection, counted in `_waiting`, until its member is let in or it ends."""
+    async def _greet(self, accepted: socket.socket, host: str) -> None:
+        """Serves a connection from the address `host`, counted in `_waiting`, until its member is
+        let in or it ends."""
         connection = _Connection(self)
         try:
             async with asyncio.timeout(self.limits.raft_hello_s):
@@ -147,6 +150,7 @@ class RaftListener:
         except OSError as error:
             if isinstance(error, ssl.SSLError):
                 self.parts.traffic.refused("TLS")
+                self._handshake_failed(host, error)
             logger.debug("a Raft connection failed before its hello: %s", error)
         finally:
             self._waiting -= 1
@@ -168,6 +172,21 @@ class RaftListener:
         except BaseException:
             accepted.close()
             raise
+
+    def _handshake_failed(self, host: str, error: ssl.SSLError) -> None:
+        """Logs the cause, such as a certificate of the other side that has expired."""
+        if isinstance(error, ssl.SSLCertVerificationError):
+            why = f"its certificate is refused: {error.verify_message}"
+        else:
+            why = f"the TLS handshake failed: {error.reason or error}"
+        if not self._log.due((host, why)):
+            return
+        logger.warning(
+            "a Raft connection from %s: %s; a member needs the current certificate of this "
+            "Partition, see docs/operations/certificates.md",
+            host,
+            why,
+        )
 
     async def _connect(self, accepted: socket.socket, connection: "_Connection") -> None:
         """Returns after the TLS handshake. Raises OSError; then the socket is closed."""

@@ -217,6 +217,12 @@ class Execution:
             raise RefusedWrite("the storageclass that provisions the pvc must support resize")
         claim.size = action.size
 
+    def _ModifyClaim(self, action: actions.ModifyClaim) -> None:
+        claim = self._claim(action.ordinal, action.uid)
+        if not claim.bound or (not action.attributes_class and claim.attributes_now):
+            raise RefusedWrite("volumeAttributesClassName is forbidden")
+        claim.attributes = action.attributes_class
+
     def _OwnClaim(self, action: actions.OwnClaim) -> None:
         self._claim(action.ordinal, action.uid).owned = action.owned
 

@@ -7,7 +7,9 @@ from partition_operator.reconcile.partition.plan import Plan
 
 from tests.support.partition_world.errors import Violation
 from tests.support.partition_world.kubernetes import (
+    BAD_IMAGE,
     DEFAULT_CLASS,
+    FAR_IMAGE,
     LOCAL,
     STATEFUL_SET,
     Node,
@@ -58,7 +60,7 @@ def calm(world: World) -> None:
     if any(claim.storage_class in LOCAL for claim in kube.claims.values()):
         world.edit_storage(autogrow=None)  # its class has to let volumes grow
     image = world.spec.get("image")
-    world.edit(paused=None, image=None if image == "image:bad" else image)
+    world.edit(paused=None, image=None if image in (BAD_IMAGE, FAR_IMAGE) else image)
     world.edit_storage(replacement="Rolling")
 
 
@@ -179,6 +181,9 @@ def _claims(world: World, wanted: int) -> str:
             continue  # the only copy is not replaced
         if claim.storage_class != storage.get("className", claim.storage_class or DEFAULT_CLASS):
             return f"claim {ordinal} has class {claim.storage_class}"
+        attributes = storage.get("volumeAttributesClassName", claim.attributes)
+        if not claim.attributes == claim.attributes_now == attributes:
+            return f"claim {ordinal} has attributes {claim.attributes_now} of {claim.attributes}"
         # What has grown in another way than by the spec's size stays larger.
         grown = world.autogrown and number(claim.size) > number(storage["size"])
         if number(claim.size) != number(storage["size"]) and not grown:

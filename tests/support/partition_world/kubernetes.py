@@ -25,8 +25,11 @@ NODE_LOST = dt.timedelta(seconds=300)
 """After this time the pods of a node that does not answer are to be deleted."""
 DEFAULT_CLASS = "net"
 LOCAL = frozenset({"local"})
-"""Classes whose disks are on one node, and can't grow. Those of any other can do both."""
+"""Classes whose disks are on one node, and can't grow or get other attributes. Those of any other
+can do all of it."""
 BAD_IMAGE = "image:bad"
+FAR_IMAGE = "image:4"
+"""Of a version that may not run beside the others. Its tag does not tell."""
 STATEFUL_SET, BUDGET = ("StatefulSet", NAME), ("PodDisruptionBudget", NAME)
 
 
@@ -72,6 +75,8 @@ class Claim:
     owned: bool = False
     lost: bool = False
     labelled: bool = True
+    attributes: str = ""
+    attributes_now: str = ""
 
     @property
     def bound(self) -> bool:
@@ -223,6 +228,7 @@ class Kubernetes:
             spec.get("storageClassName", DEFAULT_CLASS),
             next(self.serial),
             cluster_id,
+            attributes=spec.get("volumeAttributesClassName", ""),
         )
         return self.claims[ordinal]
 
@@ -261,6 +267,7 @@ class Kubernetes:
             volume = Volume(next(self.serial))
             disk = Disk(self.fresh("pv"), place, claim.storage_class, claim.size, claim.uid, volume)
             self.disks[disk.name], claim.disk = disk, disk.name
+            claim.attributes_now = claim.attributes
         return node
 
     def _kubelet(self, pod: Pod) -> None:
@@ -296,6 +303,8 @@ class Kubernetes:
     def _grow(self) -> None:
         for claim in self.claims.values():
             disk = self.disks.get(claim.disk)
+            if disk is not None and claim.storage_class not in LOCAL:
+                claim.attributes_now = claim.attributes
             if disk is not None and number(disk.capacity) < number(claim.size):
                 disk.capacity = claim.size
 

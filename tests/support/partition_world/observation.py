@@ -104,6 +104,9 @@ def _claim(world: World, partition: Partition, claim: Claim) -> ObservedClaim:
         owned=claim.owned,
         given_up=claim.given_up,
         lost=claim.lost,
+        attributes=claim.attributes,
+        attributes_now=claim.attributes_now,
+        infeasible=claim.storage_class in LOCAL and claim.attributes != claim.attributes_now,
         fixed=replaces and small and claim.storage_class in LOCAL,
     )
 
@@ -154,6 +157,7 @@ def _replica(world: World, ordinal: int) -> ObservedReplica | None:
         backfill=_backfill(volume),
         disk_free=max(size - world.kube.used, 0),
         disk_total=size,
+        version=f"0.{world.kube.pods[ordinal].image.removeprefix('image:')}.0",
     )
 
 

@@ -17,6 +17,7 @@ WHILE_ASLEEP = (
     actions.Apply,
     actions.AnnotateClaim,
     actions.GrowClaim,
+    actions.ModifyClaim,
     actions.OwnClaim,
     actions.RepairLabels,
     actions.SetFinalizer,

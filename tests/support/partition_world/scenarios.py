@@ -12,7 +12,7 @@ from partition_operator.api import names
 from tests.support.partition_world import faults
 from tests.support.partition_world.errors import Violation
 from tests.support.partition_world.goal import calm, is_hopeless, settle
-from tests.support.partition_world.kubernetes import BAD_IMAGE, NAME
+from tests.support.partition_world.kubernetes import BAD_IMAGE, FAR_IMAGE, NAME
 from tests.support.partition_world.operator import Mishap, Operator
 from tests.support.partition_world.world import SNAPSHOTS, STORE, World, new_world
 
@@ -29,6 +29,9 @@ STORAGE: tuple[dict[str, Any], ...] = (
     {"size": "2Gi", "replacement": "Rolling"},
     {"className": "net", "replacement": "Rolling"},
     {"className": "local", "replacement": "Rolling", "whenReplaced": "Delete"},
+    {"volumeAttributesClassName": "gold"},
+    {"volumeAttributesClassName": "silver", "replacement": "Rolling"},
+    {"volumeAttributesClassName": None},
     {"replacement": None},
     {"autogrow": {"whenFreeBelow": "20%", "step": "512Mi", "max": "3Gi"}},
     {"autogrow": None},
@@ -37,6 +40,7 @@ TEMPLATE: tuple[dict[str, Any], ...] = (
     {"image": "image:2"},
     {"image": None},
     {"image": BAD_IMAGE},
+    {"image": FAR_IMAGE},
     {"resources": {"requests": {"cpu": "200m"}}},
     {"podTemplate": {"metadata": {"labels": {"team": "a"}}}},
     {"podTemplate": None},

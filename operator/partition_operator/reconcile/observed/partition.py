@@ -40,7 +40,9 @@ class ObservedClaim:
     labels; without them it was found by its name. bound: it has a volume. size: as requested.
     capacity: what the volume has, "" if unknown. volume: the PersistentVolume's name. owned: it is
     deleted with the Partition. given_up: the operator deletes it, for a rebuild. lost: its volume
-    exists no more. fixed: it shall grow, and its class does not allow that."""
+    exists no more. fixed: it shall grow, and its class does not allow that. attributes: the
+    VolumeAttributesClass that it asks for, "" for none; attributes_now: the one that its volume
+    has. infeasible: the driver can't change the volume to `attributes` in place."""
 
     ordinal: int
     created: str
@@ -58,6 +60,9 @@ class ObservedClaim:
     given_up: bool = False
     lost: bool = False
     fixed: bool = False
+    attributes: str = ""
+    attributes_now: str = ""
+    infeasible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +110,8 @@ class ObservedReplica:
     disk_total: int = 0
     last_term: int = 0
     """Of the entry at last_index; 0 if the replica does not tell."""
+    version: str = ""
+    """Of its program; "" if it does not tell."""
     tls: Reported | None = None
     """None from a replica of an earlier version."""
 
@@ -182,6 +189,9 @@ class ObservedPartition:
     """Whether the operator may read nodes and PersistentVolumes (watchNodes)."""
     class_missing: bool = False
     """Whether the storage class of the spec does not exist; looked up before a replacement."""
+    attributes_problem: str = ""
+    """Why no volume can have the VolumeAttributesClass of the spec; looked up while one lacks
+    it."""
     lost: dict[int, str] = field(default_factory=dict)
     """Why a volume is out of reach for good, by ordinal."""
     cordoned: frozenset[str] = frozenset()

@@ -47,6 +47,9 @@ def describe(  # noqa: C901, PLR0911, PLR0912  # a flat match over actions
             return f"annotate PersistentVolumeClaim {claim} with cluster ID {cluster_id}"
         case actions.GrowClaim(ordinal, _, size):
             return f"grow PersistentVolumeClaim {names.claim(partition, ordinal)} to {size}"
+        case actions.ModifyClaim(ordinal, _, wanted):
+            claim = names.claim(partition, ordinal)
+            return f"change PersistentVolumeClaim {claim} to VolumeAttributesClass {wanted or '-'}"
         case actions.Bootstrap(ordinal, _, standalone):
             kind = "standalone log, without Raft" if standalone else "new group, as its first voter"
             return f"bootstrap {names.pod(partition, ordinal)}: begin a {kind}"

@@ -96,6 +96,16 @@ class GrowClaim:
 
 
 @dataclass(frozen=True, slots=True)
+class ModifyClaim:
+    """Asks for another VolumeAttributesClass; "" for the none that it had. uid: of the observed
+    claim."""
+
+    ordinal: int
+    uid: str
+    attributes_class: str
+
+
+@dataclass(frozen=True, slots=True)
 class OwnClaim:
     """Makes the Partition an owner of a claim, so that Kubernetes deletes both together, or ends
     that. uid: of the observed claim."""
@@ -270,6 +280,7 @@ Action = (
     | RecordCluster
     | AnnotateClaim
     | GrowClaim
+    | ModifyClaim
     | OwnClaim
     | SetFinalizer
     | CreateSnapshot

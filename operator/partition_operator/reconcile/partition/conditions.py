@@ -13,7 +13,7 @@ from partition_operator.reconcile.observed.partition import (
     ObservedPartition,
     ObservedReplica,
 )
-from partition_operator.reconcile.partition import losses, placement, storage
+from partition_operator.reconcile.partition import attributes, losses, placement, storage
 from partition_operator.reconcile.partition.membership import lag
 from partition_operator.resources.pdb import quorum
 from partition_operator.resources.trust import Phase
@@ -111,6 +111,8 @@ def _storage(observed: ObservedPartition, spec: PartitionSpec, disk_full: list[i
         size = storage.wanted_size(observed, spec)
         message = f"the volumes of {_pods(observed, growing)} grow to {size}"
         return Condition("StorageReady", True, Reason.GROWING, message)
+    if told := attributes.explain(observed, spec):
+        return Condition("StorageReady", True, *told)
     return Condition("StorageReady", True, "Ready", "every volume has enough free space")
 
 

@@ -54,7 +54,9 @@ def forecast(observed: ObservedPartition, decide: Callable[[ObservedPartition], 
     return Forecast(first, tuple(steps), NOTHING if step.settled else WAITS)
 
 
-def _after(observed: ObservedPartition, action: Action) -> ObservedPartition | None:
+def _after(  # noqa: PLR0911  # a flat match over actions
+    observed: ObservedPartition, action: Action
+) -> ObservedPartition | None:
     """Returns what would be observed after the action; None if that is not known."""
     certificates = observed.certificates
     match action:
@@ -73,6 +75,8 @@ def _after(observed: ObservedPartition, action: Action) -> ObservedPartition | N
             return _with_claim(observed, ordinal, cluster_id=cluster_id)
         case actions.GrowClaim(ordinal, _, size):
             return _with_claim(observed, ordinal, size=size)
+        case actions.ModifyClaim(ordinal, _, wanted):
+            return _with_claim(observed, ordinal, attributes=wanted)
     return None
 
 

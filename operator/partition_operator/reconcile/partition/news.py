@@ -164,7 +164,9 @@ def _certificates_event(old: schema.Condition | None, new: schema.Condition) -> 
     return Event("Normal", f"Certificates{new['reason']}", new["message"])
 
 
-def _storage_event(old: schema.Condition | None, new: schema.Condition) -> Event | None:
+def _storage_event(  # noqa: PLR0911  # a flat match over reasons
+    old: schema.Condition | None, new: schema.Condition
+) -> Event | None:
     if new["status"] == "False":
         return Event("Warning", new["reason"], new["message"])
     match new["reason"], old and old["reason"]:
@@ -172,6 +174,12 @@ def _storage_event(old: schema.Condition | None, new: schema.Condition) -> Event
             return Event("Normal", "VolumesGrow", new["message"])
         case Reason.REPLACING, _:
             return Event("Normal", "VolumesReplaced", new["message"])
+        case Reason.ATTRIBUTES_REFUSED, _:
+            return Event("Warning", "AttributesRefused", new["message"])
+        case Reason.MODIFYING, _:
+            return Event("Normal", "VolumesModify", new["message"])
+        case Reason.READY, Reason.MODIFYING:
+            return Event("Normal", "VolumesModified", "every volume has the class of the spec")
         case _, Reason.GROWING:
             return Event("Normal", "VolumeResized", "every volume has the size of the spec")
         case _, Reason.DISK_FULL:

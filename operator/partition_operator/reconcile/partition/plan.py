@@ -11,6 +11,7 @@ from partition_operator.api.words import MemberRole
 from partition_operator.errors import InvalidSpec
 from partition_operator.reconcile.observed.partition import ObservedPartition
 from partition_operator.reconcile.partition import (
+    attributes,
     conditions,
     cordons,
     deletion,
@@ -245,6 +246,7 @@ def _next(
     unmarked = _unmarked(observed, cluster_id, bootstrapped=bootstrapped)
     marks = [AnnotateClaim(ordinal, cluster_id) for ordinal in unmarked]
     of_claims: list[Action] = [*marks, *storage.grow(observed, spec)]
+    of_claims += attributes.modify(observed, spec)
     of_claims += deletion.preparations(observed, asked)
     for one in of_claims:
         pending = pending.also(one, observed.partition.name)

@@ -30,6 +30,7 @@ from partition_operator.reconcile.partition.actions import (
     OrphanPods,
     TransferLeadership,
 )
+from partition_operator.reconcile.partition.attributes import FIELD
 from partition_operator.reconcile.partition.conditions import Condition
 from partition_operator.reconcile.partition.membership import (
     PROMOTE_LAG_MAX,
@@ -139,7 +140,7 @@ def _misfit(observed: ObservedPartition, spec: PartitionSpec) -> Action | None:
     """Returns the step that makes a claim without a volume anew, as the spec asks for it now. It
     needs no sound group: nothing is on that claim, and its pod does not run."""
     wrong = storage.misfits(observed, spec)
-    if not wrong or observed.class_missing:
+    if not wrong or observed.class_missing or observed.attributes_problem:
         return None
     if storage.template_differs(observed, spec):
         return _orphan(observed)
@@ -184,6 +185,8 @@ def _why_not_now(observed: ObservedPartition, spec: PartitionSpec) -> str:
         return NOT_ALLOWED
     if observed.class_missing:
         return f"there is no storage class {spec.storage_class}"
+    if observed.attributes_problem:
+        return f"{FIELD}: {observed.attributes_problem}"
     return _too_small(observed, spec) or rollout.why_not_now(observed, spec)
 
 

@@ -24,6 +24,7 @@ from partition_operator.reconcile.observed.partition import (
     ObservedPod,
     ObservedReplica,
 )
+from partition_operator.reconcile.partition import skew
 from partition_operator.reconcile.partition.actions import (
     Action,
     Delete,
@@ -49,6 +50,9 @@ EVENTS: dict[str, tuple[EventKind, str]] = {
     "WaitingForApproval": ("Normal", "RolloutWaits"),
 }
 """By the reason of RolledOut."""
+FATAL: Final = "FATAL: "
+"""How a replica begins the line that says why it can't run, such as a newer format of its volume.
+Another start ends in the same way."""
 WINDOW = "spec.updateStrategy.maintenanceWindows"
 
 
@@ -191,6 +195,8 @@ def _held(
     if observed.fenced:
         message = f"{pods} are behind revision {revision}; no pod is replaced while one is fenced"
         return Condition(TYPE, False, "Fenced", message)
+    if why := skew.refusal(observed, _live_image(observed), revision):
+        return Condition(TYPE, False, Reason.STALLED, why)
     if spec.update.type == ON_DELETE and behind:
         message = f"{pods} are behind revision {revision}: delete them, one after the other"
         return Condition(TYPE, False, "OnDelete", message)
@@ -235,7 +241,7 @@ def _waiting_for(
     """unready: replaced pods that are not ready yet."""
     pod = unready[0]
     name, why = _name(observed, pod), f" ({pod.broken})" if pod.broken else ""
-    if _is_late(observed, spec, pod):
+    if _is_late(observed, spec, pod) or FATAL in pod.broken:
         message = (
             f"{name} has revision {revision} and is not ready since {pod.since}{why}: the other "
             "pods stay as they are. kubectl describe pod shows more; another change of the spec, "

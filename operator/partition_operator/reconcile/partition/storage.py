@@ -62,7 +62,7 @@ def grow(observed: ObservedPartition, spec: PartitionSpec) -> list[GrowClaim]:
     size = wanted_size(observed, spec)
     return [
         GrowClaim(claim.ordinal, claim.uid, size)
-        for claim in _grown(observed)
+        for claim in in_use(observed)
         if _less(claim.size, size) and not claim.fixed
     ]
 
@@ -72,7 +72,7 @@ def wanted_size(observed: ObservedPartition, spec: PartitionSpec) -> str:
     have grown to. They grow a step when one has little free space and none grows."""
     if spec.autogrow is None:
         return spec.storage_size
-    own = _grown(observed)
+    own = in_use(observed)
     size = parse_quantity(spec.storage_size) or Decimal(0)
     has = max([size, *(parse_quantity(claim.size) or 0 for claim in own)])
     done = all(parse_quantity(claim.size) == has == parse_quantity(claim.capacity) for claim in own)
@@ -116,7 +116,7 @@ def to_replace(observed: ObservedPartition, spec: PartitionSpec) -> list[WrongVo
     if not spec.replace_volumes:
         return []
     shrinks = _shrinks(observed, spec)
-    found = ((claim, _why_wrong(claim, spec, shrinks=shrinks)) for claim in _grown(observed))
+    found = ((claim, _why_wrong(claim, spec, shrinks=shrinks)) for claim in in_use(observed))
     return [WrongVolume(claim, why) for claim, why in found if why]
 
 
@@ -130,12 +130,12 @@ def spec_size(observed: ObservedPartition, spec: PartitionSpec) -> str:
     """Returns status.storage.specSize: the size of the spec that the volumes have followed. It
     stays while they are replaced by smaller ones."""
     before: str = observed.partition.status.get("storage", {}).get("specSize", "")
-    larger = any(_less(spec.storage_size, claim.size) for claim in _grown(observed))
+    larger = any(_less(spec.storage_size, claim.size) for claim in in_use(observed))
     return before if _shrinks(observed, spec) and larger else spec.storage_size
 
 
 def misfits(observed: ObservedPartition, spec: PartitionSpec) -> list[ObservedClaim]:
-    """Returns the claims without a volume that ask for another class, or for more, than the spec
+    """Returns the claims without a volume that ask for other classes, or for more, than the spec
     does now, while volumes may be replaced. Nothing is on them, and maybe no provisioner can make
     their volumes."""
     if not spec.replace_volumes:
@@ -149,6 +149,7 @@ def misfits(observed: ObservedPartition, spec: PartitionSpec) -> list[ObservedCl
         and claim.size
         and (
             spec.storage_class not in (None, claim.storage_class)
+            or spec.attributes_class not in (None, claim.attributes)
             or _less(spec.storage_size, claim.size)
         )
     ]
@@ -159,6 +160,11 @@ def _why_wrong(claim: ObservedClaim, spec: PartitionSpec, *, shrinks: bool) -> s
         return f"the storage class is {claim.storage_class}, and shall be {spec.storage_class}"
     if shrinks and _less(spec.storage_size, claim.size):
         return f"the size is {claim.size}, and shall be {spec.storage_size}"
+    if claim.infeasible and claim.attributes == spec.attributes_class:
+        return (
+            f"the VolumeAttributesClass is {claim.attributes_now or 'none'}, shall be "
+            f"{claim.attributes}, and the driver can't change it in place"
+        )
     if claim.fixed and _less(claim.size, spec.storage_size):
         return (
             f"the size is {claim.size}, shall be {spec.storage_size}, and storage class "
@@ -172,12 +178,12 @@ def growing(observed: ObservedPartition, spec: PartitionSpec) -> list[int]:
     size = wanted_size(observed, spec)
     return [
         claim.ordinal
-        for claim in _grown(observed)
+        for claim in in_use(observed)
         if _less(claim.size, size) or (claim.capacity and _less(claim.capacity, claim.size))
     ]
 
 
-def _grown(observed: ObservedPartition) -> list[ObservedClaim]:
+def in_use(observed: ObservedPartition) -> list[ObservedClaim]:
     """Returns the bound claims whose volumes belong to this group and have a replica."""
     return [claim for claim in of_replicas(observed) if claim.bound and not claim.deleting]
 
@@ -211,6 +217,9 @@ def template_differs(observed: ObservedPartition, spec: PartitionSpec) -> bool:
         return False
     wanted = claim_spec(spec)
     same_class = template.get("storageClassName") == wanted.get("storageClassName")
+    # An API server that does not know the field drops it. Then no template would ever be right.
+    if spec.attributes_class is not None and not observed.attributes_problem:
+        same_class &= template.get("volumeAttributesClassName") == spec.attributes_class
     return not same_class or not _same_size(_size(template), spec.storage_size)
 
 
@@ -223,6 +232,8 @@ def recorded(observed: ObservedPartition) -> schema.StorageStatus:
         return (status.get("storage") or {}) if status.get("bootstrapped") else {}
     largest = max(bound, key=lambda claim: parse_quantity(claim.size) or 0)
     found: schema.StorageStatus = {"size": largest.size}
+    if len(attributes := {claim.attributes_now for claim in bound}) == 1 and "" not in attributes:
+        found["volumeAttributesClassName"] = attributes.pop()
     classes = [claim.storage_class for claim in bound if claim.storage_class]
     if classes:
         found["className"] = classes[0]

@@ -63,6 +63,11 @@ def target(  # noqa: C901, PLR0911, PLR0912  # a flat match over actions
             return ("PersistentVolumeClaim", names.claim(partition, ordinal)), cluster_id
         case actions.GrowClaim(ordinal, _, size):
             return ("PersistentVolumeClaim", names.claim(partition, ordinal)), f"size {size}"
+        case actions.ModifyClaim(ordinal, _, attributes_class):
+            return (
+                ("PersistentVolumeClaim", names.claim(partition, ordinal)),
+                f"attributes {attributes_class}",
+            )
         case actions.OwnClaim(ordinal, _, owned):
             return ("PersistentVolumeClaim", names.claim(partition, ordinal)), f"owned {owned}"
         case actions.SetFinalizer(present):
