@@ -62,7 +62,17 @@ def build(run: Run = run, collect: Callable[..., None] = install_site) -> str:
     image = f"{REPOSITORY}:{identifier.removeprefix('sha256:')[:12]}"
     run(["docker", "tag", identifier, image])
     try:
-        run(["docker", "run", "--rm", image, "python3", "-c", "import partition_raft"])
+        run(
+            [
+                "docker",
+                "run",
+                "--rm",
+                image,
+                "python3",
+                "-c",
+                "import partition_raft, partition_tls",
+            ]
+        )
     except SystemExit as error:
         raise SystemExit(
             f"{error}\ndemo: the image can't load the Rust module. If the error names GLIBC, this "

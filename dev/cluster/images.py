@@ -157,7 +157,7 @@ def install_site(site: Path) -> None:
     shutil.rmtree(site, ignore_errors=True)
     site.parent.mkdir(parents=True, exist_ok=True)
     requirements = site.parent / "requirements.txt"
-    folders = ("proto", "common", "raft", "snapshots", "replica", "client", "operator")
+    folders = ("proto", "tls", "common", "raft", "snapshots", "replica", "client", "operator")
     members = [str(ROOT / m) for m in folders]
     export = ["export", "-q", "--frozen", "--no-dev", "--no-emit-project", "--no-emit-workspace"]
     install = ["pip", "install", "-q", "--target", str(site), "--python-version", PYTHON]

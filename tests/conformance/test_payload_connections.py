@@ -5,8 +5,11 @@ import datetime as dt
 import errno
 import os
 import random
+import socket
+import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +23,26 @@ from partition_replica.runtime.transfer import payloads
 from partition_replica.runtime.transfer.arriving import ArrivingFile
 from partition_replica.storage import files
 from partition_replica.storage.blobs import BlobStore
+from partition_replica.transport import payload_link
+from partition_tls import Sha256
 
 from tests.support.certificates import MountedCertificates
 from tests.support.payload_receivers import Pair, StoringReplica, digest_of, pair
 from tests.support.power_loss import Model, Recorder, materialise
 from tests.support.raft_receivers import OWN, PARTITION, until
+from tests.support.tls_pairs import connected
 
 SIZES = [65_537, 256 * 1024, 1024**2 + 1, payloads.MOVED_AT_ONCE_BYTES + 3]
 """Around the blocks in which content is moved."""
+
+FAMILY = socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)[0][0]
+"""Of the address that is tried first."""
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a handshake may take longer than a push waits for it."""
+    monkeypatch.setattr(payload_link, "OPEN_WAIT_S", 30.0)
 
 
 @pytest.fixture
@@ -47,7 +62,7 @@ async def test_payloads_arrive_whole(tmp_path: Path, pki: MountedCertificates, t
         assert both.sender.pushed == {"connection": len(contents)}
         assert both.replica.store.pinned == len(contents)
         assert both.replica.staged() == []
-        assert both.receiver.open["PayloadConnection"] in range(1, 5)
+        assert both.receiver.listener._payloads.open_count in range(1, 5)
 
 
 async def test_what_the_member_has_is_not_sent_again(tmp_path: Path) -> None:
@@ -139,6 +154,18 @@ async def test_a_full_volume_refuses_an_offer(tmp_path: Path) -> None:
         await both.push(b"a" * 100_000)
 
 
+async def test_a_declined_offer_leaves_the_connection(tmp_path: Path) -> None:
+    async with pair(tmp_path) as both:
+        await both.push(b"a" * 100_000)
+        link = both.sender.peers._connected(OWN).payloads
+        first = link._idle[0][0]
+        both.replica.full = True
+        for _ in range(3):
+            with pytest.raises(PeerFailed, match="DISK_FULL"):
+                await both.push(b"b" * 100_000)
+        assert [thread for thread, *_ in link._idle] == [first]
+
+
 async def test_a_volume_that_fills_up_refuses_the_rest(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -173,6 +200,63 @@ def test_a_write_that_fails(
     assert writer.failed
     writer.abort()
     assert os.listdir(tmp_path / "staging") == []
+
+
+async def test_a_full_disk_is_told_from_a_broken_one(tmp_path: Path) -> None:
+    """By the number that the kernel gives, through the compiled module."""
+    store = BlobStore(tmp_path / "blobs", tmp_path / "staging", pins_max=1)
+    async with connected(None, None) as (to, by):
+        await asyncio.to_thread(by.write, bytes(10))
+        writer = store.writer(Digest(b"d" * 32), 10)
+        writer._file.close()
+        writer._file = open("/dev/full", "wb", buffering=0)  # the writer closes it
+        content = Content(b"")
+        moving = partial(to.receive_content, digest=Sha256())
+        content.move = moving  # type: ignore[method-assign]
+        with pytest.raises(DiskFull):
+            await asyncio.to_thread(writer.move, content, 10)
+        writer.abort()
+
+
+async def test_a_slow_receiver_is_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Longer than for one that is silent on a Raft connection: its kernel answers."""
+    monkeypatch.setattr(payloads, "MOVED_AT_ONCE_BYTES", 1024**2)
+    limits = replace(Limits(), raft_silence_s=1.0)
+    content = os.urandom(40_000_000)
+    async with pair(tmp_path, limits) as both:
+        move = payloads._move
+        looks: list[float] = []
+
+        def slow(*arguments: Any) -> None:
+            if not looks:
+                looks.append(time.monotonic())
+                while time.monotonic() < looks[0] + 3.0:  # a disk that others keep busy
+                    time.sleep(0.1)
+            move(*arguments)
+
+        monkeypatch.setattr(payloads, "_move", slow)
+        assert both.replica.content(await both.push(content)) == content
+        assert both.sender.pushed == {"connection": 1}
+
+
+async def test_a_port_that_says_nothing_holds_no_push_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Several pushes at a time go over gRPC, and count as one failure."""
+    monkeypatch.setattr(payload_link, "OPEN_WAIT_S", 0.1)
+    async with pair(tmp_path) as both:
+        link = both.sender.peers._connected(OWN).payloads
+        with socket.create_server(("localhost", 0), family=FAMILY) as silent:
+            link.listens_at(silent.getsockname()[1])
+            contents = [os.urandom(70_000) for _ in range(6)]
+            began = time.monotonic()
+            await asyncio.gather(*(both.push(content) for content in contents))
+            assert time.monotonic() - began < both.receiver.limits.raft_hello_s
+            assert both.sender.pushed == {"stream": 6}
+            await until(lambda: link._failures, "the tries have failed", 30.0)
+            assert link._failures == 1
 
 
 async def test_a_member_that_was_restarted_is_pushed_to_again(tmp_path: Path) -> None:
@@ -215,7 +299,7 @@ async def test_idle_connections_are_closed(tmp_path: Path) -> None:
     limits = replace(Limits(), payload_connection_idle_s=0.05)
     async with pair(tmp_path, limits) as both:
         await both.push(b"a" * 100_000)
-        await until(lambda: not both.receiver.open["PayloadConnection"], "it is closed")
+        await until(lambda: not both.receiver.listener._payloads.open_count, "it is closed")
         await both.push(b"b" * 100_000)
         assert both.sender.pushed == {"connection": 2}
 

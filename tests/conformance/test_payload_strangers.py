@@ -13,14 +13,28 @@ from partition_proto.connection import pem, renewed
 from partition_proto.v1 import peer_pb2 as api
 from partition_replica.core.limits import RAFT_HELLO_BYTES_MAX, Limits
 from partition_replica.transport import payload_frames as frames
-from partition_replica.transport.raft_frames import HEADER, HELLO, PREAMBLE, BadFrame, frame
+from partition_replica.transport import payload_link
+from partition_replica.transport.raft_frames import (
+    HEADER,
+    HELLO,
+    PREAMBLE,
+    REFUSAL,
+    BadFrame,
+    frame,
+)
 from partition_tls import ClientConfig, Connection, ConnectionFailed
 
 from tests.support.certificates import MountedCertificates, mount
 from tests.support.payload_receivers import digest_of, pair
-from tests.support.raft_receivers import PARTITION, files, hello, until
+from tests.support.raft_receivers import OWN, PARTITION, files, hello, until
 
 QUICK = replace(Limits(), raft_hello_s=0.2)
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a handshake may take longer than a push waits for it."""
+    monkeypatch.setattr(payload_link, "OPEN_WAIT_S", 30.0)
 
 
 @pytest.fixture
@@ -44,7 +58,7 @@ def greeted(port: int, content: bytes, folder: Path | None = None) -> Connection
     """As far as the answer to the hello. Raises Refused, ConnectionFailed."""
     connection = dial(port, frames.PREAMBLE, folder)
     connection.write(frame(HELLO, content))
-    frames.receive(connection, HELLO)
+    frames.answer(connection, HELLO)
     return connection
 
 
@@ -121,6 +135,7 @@ async def test_other_beginnings_are_refused(tmp_path: Path, first: bytes) -> Non
     [
         HEADER.pack(frames.OFFER, RAFT_HELLO_BYTES_MAX + 1),
         frame(frames.WANTED, b""),
+        frame(REFUSAL, b""),
         frame(99, b""),
     ],
 )
@@ -132,7 +147,41 @@ async def test_frames_out_of_place_end_it(tmp_path: Path, content: bytes) -> Non
         await asyncio.to_thread(member.write, content)
         with pytest.raises(ConnectionFailed):
             await asyncio.to_thread(member.read, 1)
-        await until(lambda: not both.receiver.open["PayloadConnection"], "it is gone")
+        await until(lambda: not both.receiver.listener._payloads.open_count, "it is gone")
+
+
+@pytest.mark.parametrize("content", [frame(REFUSAL, b""), frame(frames.OFFER, b"")])
+async def test_other_frames_than_a_hello_are_refused(tmp_path: Path, content: bytes) -> None:
+    async with pair(tmp_path) as both:
+        stranger = await asyncio.to_thread(dial, both.receiver.listener.port, frames.PREAMBLE)
+        await asyncio.to_thread(stranger.write, content)
+        with pytest.raises(ConnectionFailed):
+            await asyncio.to_thread(stranger.read, 1)
+        assert both.receiver.traffic.reasons == ["INVALID_ARGUMENT"]
+
+
+async def test_a_member_that_says_little_at_a_time_is_given_up(tmp_path: Path) -> None:
+    """The time for its hello is that for all of it."""
+    answered = asyncio.Event()
+
+    async def drip(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with suppress(OSError):
+            for byte in HEADER.pack(HELLO, 4000) + bytes(4000):
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(0.05)
+        answered.set()
+        writer.close()
+
+    async with pair(tmp_path, QUICK) as both:
+        link = both.sender.peers._connected(OWN).payloads
+        server = await asyncio.start_server(drip, "localhost", 0)
+        async with server:
+            link.listens_at(server.sockets[0].getsockname()[1])
+            await both.push(b"a" * 100_000)
+            await until(lambda: link._failures and not link._opening, "it is given up", 10.0)
+            await answered.wait()
+        assert both.sender.pushed == {"stream": 1}
 
 
 @pytest.mark.parametrize(
@@ -155,7 +204,7 @@ async def test_offers_that_are_refused_leave_the_connection(
         def push() -> None:
             frames.send(member, frames.OFFER, offer)
             with pytest.raises(frames.Refused, match="INVALID_ARGUMENT"):
-                frames.receive(member, frames.WANTED)
+                frames.answer(member, frames.WANTED)
             found = api.PayloadOffer(digest=digest_of(content), size=len(content))
             frames.send(member, frames.OFFER, found)
             frames.receive(member, frames.WANTED)
@@ -168,17 +217,15 @@ async def test_offers_that_are_refused_leave_the_connection(
 
 
 async def test_too_many_are_refused(tmp_path: Path) -> None:
-    """The Raft connection has one of the two places."""
-    async with pair(tmp_path, replace(Limits(), peer_streams_max=2)) as both:
+    limits = replace(Limits(), payload_connections_accepted_max=1)
+    async with pair(tmp_path, limits) as both:
         port, content = both.receiver.listener.port, hello().SerializeToString()
-        await until(lambda: both.receiver.open["Raft"] == 0, "the gRPC stream is over")
         first = await asyncio.to_thread(greeted, port, content)
-        await until(lambda: both.receiver.open["PayloadConnection"] == 1, "it has its place")
-        second = await asyncio.to_thread(greeted, port, content)
+        await until(lambda: both.receiver.listener._payloads.open_count, "it has its place")
         with pytest.raises(frames.Refused, match="OVERLOADED"):
-            await asyncio.to_thread(frames.receive, second, frames.WANTED)
+            await asyncio.to_thread(greeted, port, content)
         first.shutdown()
-        await until(lambda: not both.receiver.open["PayloadConnection"], "the place is free")
+        await until(lambda: not both.receiver.listener._payloads.open_count, "the place is free")
         await both.push(b"a" * 100_000)
         assert both.sender.pushed == {"connection": 1}
 
@@ -186,7 +233,7 @@ async def test_too_many_are_refused(tmp_path: Path) -> None:
 def test_an_answer_that_is_none_is_told() -> None:
     """To the side that pushes."""
     with pytest.raises(BadFrame, match="kind 4 came"):
-        frames.receive(Answer(frame(frames.OFFER, b"")), frames.WANTED)  # type: ignore[arg-type]
+        frames.answer(Answer(frame(frames.OFFER, b"")), frames.WANTED)  # type: ignore[arg-type]
     with pytest.raises(BadFrame, match="at most 4096"):
         frames.receive(Answer(HEADER.pack(frames.WANTED, 5000)), frames.WANTED)  # type: ignore[arg-type]
 

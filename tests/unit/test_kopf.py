@@ -14,7 +14,7 @@ from partition_operator.__main__ import KOPF_RUNNING
 
 from dev.cluster.layout import ROOT
 
-PACKAGES = ("client", "operator", "proto", "raft", "replica", "snapshots", "dev", "tests")
+PACKAGES = ("client", "operator", "proto", "raft", "replica", "snapshots", "tls", "dev", "tests")
 
 
 def imported(path: Path) -> set[str]:

@@ -12,7 +12,7 @@ HEADING = "## Which suite covers which source"
 OUTSIDE = "raft/tests"
 """The one suite that is not below `tests`."""
 
-PACKAGES = ("client", "common", "operator", "proto", "raft", "replica", "snapshots")
+PACKAGES = ("client", "common", "operator", "proto", "raft", "replica", "snapshots", "tls")
 
 
 def rows() -> list[tuple[list[str], list[str]]]:

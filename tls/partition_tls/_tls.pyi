@@ -33,7 +33,7 @@ class Connection:
     def connect(
         descriptor: int, config: ClientConfig | None, server_name: str, timeout_s: float
     ) -> Connection:
-        """Makes the handshake. Takes a connected socket over, also if it fails. config: None
+        """Makes the handshake. Takes a connected socket over, also if that fails. config: None
         without TLS. server_name: a DNS name or an IP address, which the certificate must have.
         Raises ConnectionFailed."""
 

@@ -10,6 +10,7 @@ use std::os::unix::fs::FileExt;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use pyo3::exceptions::PyOSError;
 use pyo3::prelude::*;
 use pyo3::types::PyBytes;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -130,7 +131,11 @@ impl From<Fault> for PyErr {
     fn from(fault: Fault) -> Self {
         match fault {
             Fault::Connection(error) => failed(error),
-            Fault::File(error) => error.into(),
+            // With its number, by which a full disk is told from a broken one.
+            Fault::File(error) => match error.raw_os_error() {
+                Some(code) => PyOSError::new_err((code, error.to_string())),
+                None => PyOSError::new_err(error.to_string()),
+            },
         }
     }
 }
@@ -269,15 +274,18 @@ impl Connection {
         .map_err(failed)
     }
 
-    fn peer_names(&self) -> PyResult<Vec<String>> {
-        let channel = self.lock();
-        let Layer::Tls(tls, _) = &channel.layer else {
-            return Ok(Vec::new());
-        };
-        let Some([first, ..]) = tls.peer_certificates() else {
-            return Ok(Vec::new());
-        };
-        uri_names(first).map_err(|error| ConnectionFailed::new_err(error.to_string()))
+    fn peer_names(&self, py: Python<'_>) -> PyResult<Vec<String>> {
+        py.detach(|| {
+            let channel = self.lock();
+            let Layer::Tls(tls, _) = &channel.layer else {
+                return Ok(Vec::new());
+            };
+            let Some([first, ..]) = tls.peer_certificates() else {
+                return Ok(Vec::new());
+            };
+            uri_names(first)
+        })
+        .map_err(|error| ConnectionFailed::new_err(error.to_string()))
     }
 
     fn set_timeout(&self, seconds: f64) -> PyResult<()> {

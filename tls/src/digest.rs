@@ -24,6 +24,7 @@ impl Sha256 {
     }
 
     fn digest<'py>(&self, py: Python<'py>) -> Bound<'py, PyBytes> {
-        PyBytes::new(py, self.lock().clone().finish().as_ref())
+        let digest = py.detach(|| self.lock().clone().finish());
+        PyBytes::new(py, digest.as_ref())
     }
 }

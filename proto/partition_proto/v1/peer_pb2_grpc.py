@@ -101,8 +101,9 @@ class PeerServicer:
         PayloadWanted (kind 5, no content), with PayloadStored (kind 6, no content) if it has it
         already, or with a RaftRefusal (kind 2).
         - After PayloadWanted the sender sends the content: exactly the bytes of the offered size, in no
-        frame. The receiver answers with PayloadStored once the payload is durable and pinned, or with
-        a RaftRefusal and the end of the connection. A sender that can't go on ends the connection.
+        frame. The receiver answers with PayloadStored once the payload is durable and pinned. If it
+        does not store it, it sends a RaftRefusal and ends the connection; the end may overtake the
+        refusal if content is still on its way. A sender that can't go on ends the connection.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -168,19 +168,23 @@ class Limits:
     connection, which has at least one. The others are sent in the next one."""
 
     raft_hellos_max: int = 64
-    """Raft connections whose hello has not come yet. One more is closed at once."""
+    """Raft and payload connections whose hello has not come yet. One more is closed at once."""
 
     raft_hello_s: float = 5.0
-    """The time in which the TLS handshake and the hello of a Raft connection must come, and in
-    which they must be answered. Then the connection is closed."""
+    """The time in which the TLS handshake and the hello of a Raft or payload connection must come,
+    and in which they must be answered. Then the connection is closed."""
 
     raft_silence_s: float = 8.0
     """The time for which the other side's kernel may not answer on a Raft connection. Then the
     connection is broken: the other side is dead or unreachable."""
 
     payload_connections_max: int = 8
-    """Connections to one other member that carry payloads. With all of them in use, a payload goes
-    over gRPC, which costs more."""
+    """Connections to one other member that carry payloads; 0 for none. With all of them in use, a
+    payload goes over gRPC, which costs more."""
+
+    payload_connections_accepted_max: int = 64
+    """Connections of other members that carry payloads; one more is OVERLOADED, and its payloads go
+    over gRPC."""
 
     payload_connection_idle_s: float = 30.0
     """The time after which a connection of payloads without use is closed. The other side closes it
@@ -350,12 +354,13 @@ class Limits:
     """Open streams of clients, including uploads; one more is OVERLOADED."""
 
     peer_streams_max: int = 256
-    """Open streams and Raft connections of members; one more is OVERLOADED."""
+    """Open streams and Raft connections of members, and payloads that they push; one more is
+    OVERLOADED."""
 
     stream_stall_s: float = 60.0
     """The time for which an upload, a push or a state transfer may send nothing, and in which a
     ReadState must send its first request. Then the stream ends with OVERLOADED, because the number
-    of streams is limited."""
+    of streams is limited; a payload connection just ends."""
 
     read_batch_bytes_max: int = 256 * 1024
     """The total size of entries that a Read has in memory until they are sent, at least one. The
@@ -379,7 +384,9 @@ class Limits:
             )
 
 
-MAY_BE_ZERO = frozenset({"apply_delay_s", "log_journal_bytes", "passed_on_max"})
+MAY_BE_ZERO = frozenset(
+    {"apply_delay_s", "log_journal_bytes", "passed_on_max", "payload_connections_max"}
+)
 """Limits for which `--limit` accepts 0."""
 
 DEPRECATED_NAMES = {

@@ -23,6 +23,7 @@ class Refused(Exception):
     def __init__(self, reason: str, message: str) -> None:
         super().__init__(f"{reason}: {message}")
         self.reason = reason
+        self.text = message
 
 
 def send(connection: Connection, kind: int, message: Message | None = None) -> None:
@@ -30,21 +31,27 @@ def send(connection: Connection, kind: int, message: Message | None = None) -> N
     connection.write(frame(kind, b"" if message is None else message.SerializeToString()))
 
 
-def receive(connection: Connection, *kinds: int) -> tuple[int, bytes]:
-    """Returns (kind, content) of the next frame, of at most RAFT_HELLO_BYTES_MAX. Raises
-    ConnectionFailed, Refused, and BadFrame for another kind."""
-    kind, size = HEADER.unpack(connection.read(HEADER.size))
-    if size > RAFT_HELLO_BYTES_MAX:
-        raise BadFrame(
-            f"a frame of {size} bytes is announced; at most {RAFT_HELLO_BYTES_MAX} are allowed here"
-        )
-    content = connection.read(size) if size else b""
+def answer(connection: Connection, *kinds: int) -> tuple[int, bytes]:
+    """As `receive`, of the side that may refuse. Raises Refused, too."""
+    kind, content = receive(connection, *kinds, REFUSAL)
     if kind == REFUSAL:
         try:
             refusal = api.RaftRefusal.FromString(content)
         except DecodeError as error:
             raise BadFrame(f"a refusal can't be decoded: {error}") from error
         raise Refused(refusal.reason, refusal.message)
+    return kind, content
+
+
+def receive(connection: Connection, *kinds: int) -> tuple[int, bytes]:
+    """Returns (kind, content) of the next frame, of at most RAFT_HELLO_BYTES_MAX. Raises
+    ConnectionFailed, and BadFrame for another kind."""
+    kind, size = HEADER.unpack(connection.read(HEADER.size))
+    if size > RAFT_HELLO_BYTES_MAX:
+        raise BadFrame(
+            f"a frame of {size} bytes is announced; at most {RAFT_HELLO_BYTES_MAX} are allowed here"
+        )
+    content = connection.read(size) if size else b""
     if kind not in kinds:
         raise BadFrame(f"a frame of kind {kind} came; of kind {kinds} is expected")
     return kind, content

@@ -20,13 +20,14 @@ from partition_tls import BadConfig, Connection, ConnectionFailed, ServerConfig,
 
 from partition_replica.core.limits import PAYLOAD_BYTES_MAX, Limits
 from partition_replica.core.ports import PeerFailed
-from partition_replica.errors import Fatal, InvalidArgument, ReplicaError
+from partition_replica.errors import Fatal, InvalidArgument, Overloaded, ReplicaError
 from partition_replica.transport import failures as errors
 from partition_replica.transport import payload_frames as frames
 from partition_replica.transport import sockets
 from partition_replica.transport.listener_parts import Forbidden, ListenerParts, received_hello
 from partition_replica.transport.payload_thread import PayloadThread
 from partition_replica.transport.raft_frames import HELLO, REFUSAL, BadFrame
+from partition_replica.transport.refusal_log import RefusalLog
 from partition_replica.transport.requests import check_request
 
 logger = logging.getLogger(__name__)
@@ -37,7 +38,7 @@ METHOD = "/logstore.v1.Peer/PushPayload"
 """A payload connection requires the same role as the RPC that it replaces."""
 
 OPEN_AS = "PayloadConnection"
-"""The connections' name among the open streams."""
+"""The name among the open streams of a payload that is being pushed."""
 
 
 class PayloadConnections:
@@ -49,26 +50,36 @@ class PayloadConnections:
         self._limits = limits
         self._config = RenewedContext(files.current, server_config) if files else None
         self._open: dict[PayloadThread, asyncio.Task[None]] = {}
+        self._log = RefusalLog()
+
+    @property
+    def open_count(self) -> int:
+        """The connections that are let in."""
+        return len(self._open)
 
     async def greet(self, accepted: socket.socket) -> None:
         """Lets a member in on an accepted socket, whose preamble is taken, and begins to serve it.
         Raises OSError if it is not let in; then the socket is closed. Its time is the caller's."""
         try:
-            sockets.tune(accepted, self._limits.raft_silence_s)
-            config = None if self._config is None else self._config.current()
+            # Not `raft_silence_s`: the kernel would also end a connection whose reader is slow.
+            sockets.tune(accepted, self._limits.stream_stall_s)
+            config = None if self._config is None else self._current(self._config)
         except BaseException:
             accepted.close()
             raise
         thread = PayloadThread(accepted, "payloads-in")
-        timeout_s = self._limits.raft_hello_s
+        # The caller's time-out is first.
+        timeout_s = 2 * self._limits.raft_hello_s
         try:
             await thread.open(lambda descriptor: Connection.accept(descriptor, config, timeout_s))
             await self._let_in(thread)
             task = asyncio.create_task(self._serve(thread))
         except BaseException as error:
+            reason = self._why_not(thread, error)
             thread.close()
-            if isinstance(error, ConnectionFailed | BadFrame):
-                self._parts.traffic.refused("TLS" if self._config else "INVALID_ARGUMENT")
+            if reason:
+                self._parts.traffic.refused(reason)
+            if isinstance(error, ConnectionFailed | BadFrame | RuntimeError):
                 raise OSError(f"a payload connection was not opened: {error}") from error
             raise
         self._open[thread] = task
@@ -80,6 +91,27 @@ class PayloadConnections:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _current(self, config: RenewedContext[ServerConfig]) -> ServerConfig:
+        """Raises OSError for files that are not valid here."""
+        try:
+            return config.current()
+        except BadConfig as error:
+            if self._log.due(("files", str(error))):
+                logger.warning(
+                    "no payload connections are accepted, because the TLS files can't be used for "
+                    "them: %s. Payloads come over gRPC",
+                    error,
+                )
+            raise OSError(str(error)) from error
+
+    def _why_not(self, thread: PayloadThread, error: BaseException) -> str:
+        """Under which reason a connection that was not let in counts; empty if it was counted, or
+        has just ended."""
+        if isinstance(error, BadFrame):
+            return "INVALID_ARGUMENT"
+        failed = isinstance(error, ConnectionFailed) and not thread.is_open
+        return "TLS" if failed and self._config else ""
 
     async def _let_in(self, thread: PayloadThread) -> None:
         """Raises OSError for a hello that is refused, ConnectionFailed, BadFrame."""
@@ -94,6 +126,11 @@ class PayloadConnections:
             if not hello.to_member_id:
                 raise InvalidArgument("the hello has no to_member_id: set it to the receiver's ID")
             parts.replica.check_peer(hello.cluster_id, hello.to_member_id)
+            if self.open_count >= self._limits.payload_connections_accepted_max:
+                raise Overloaded(
+                    f"{self.open_count} payload connections are open here, the maximum "
+                    "(payload_connections_accepted_max): push over gRPC"
+                )
             own = parts.greetings.own()
         except (Forbidden, ReplicaError) as error:
             reason = error.reason if isinstance(error, ReplicaError) else "PERMISSION_DENIED"
@@ -105,29 +142,31 @@ class PayloadConnections:
     async def _serve(self, thread: PayloadThread) -> None:
         """Receives payloads until the connection ends."""
         try:
-            with self._parts.streams.open(OPEN_AS):
-                while not thread.over:
-                    await self._receive(thread)
-        except ReplicaError as error:  # too many connections
-            self._parts.failures.refused(error)
-            await self._refuse(thread, error.reason, str(error))
+            # A member that has just come has more to do than one that pushes a stream of payloads.
+            first_s = self._limits.raft_hello_s
+            while not thread.over:
+                await self._receive(thread, first_s)
+                first_s = 0.0
         except (ConnectionFailed, BadFrame) as error:
             logger.debug("a payload connection ended: %s", error)
 
-    async def _receive(self, thread: PayloadThread) -> None:
-        """Receives one payload, or refuses it. Raises ConnectionFailed, BadFrame."""
+    async def _receive(self, thread: PayloadThread, wait_s: float) -> None:
+        """Receives one payload, or refuses it. Waits for an offer for at least wait_s. Raises
+        ConnectionFailed, BadFrame."""
         connection, limits = thread.connection, self._limits
 
         def next_offer() -> bytes:
-            connection.set_timeout(limits.payload_connection_idle_s * 2)
+            connection.set_timeout(max(limits.payload_connection_idle_s * 2, wait_s))
             return frames.receive(connection, frames.OFFER)[1]
 
         content = await thread.run(next_offer)
         moved = _Moved(thread, limits.stream_stall_s)
         try:
             offer = _decoded(content)
-            await self._parts.replica.take_moved(offer.digest, offer.size, moved)
+            with self._parts.streams.open(OPEN_AS):
+                await self._parts.replica.take_moved(offer.digest, offer.size, moved)
         except PeerFailed as error:
+            logger.info("a payload that was pushed here is discarded: %s", error)
             raise ConnectionFailed(str(error)) from error
         except ReplicaError as error:
             self._parts.failures.refused(error)
@@ -155,11 +194,8 @@ class PayloadConnections:
 
 
 def server_config(found: Pem) -> ServerConfig:
-    """Raises OSError for files that are not valid here: the connection is not accepted."""
-    try:
-        return ServerConfig(found.authority, found.certificate, found.key)
-    except BadConfig as error:
-        raise OSError(f"the TLS files can't be used for payload connections: {error}") from error
+    """Raises BadConfig."""
+    return ServerConfig(found.authority, found.certificate, found.key)
 
 
 def _decoded(content: bytes) -> api.PayloadOffer:

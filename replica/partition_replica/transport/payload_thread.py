@@ -28,8 +28,12 @@ class PayloadThread:
         """Makes the connection: `make` gets the socket's descriptor and owns it. Raises
         ConnectionFailed, and the other errors of `make`."""
         # A second descriptor of the same socket ends it while the first one is in use.
-        descriptor = self._control.dup().detach()
-        self._connection = await self.run(lambda: make(descriptor))
+        self._connection = await self.run(lambda: make(self._control.dup().detach()))
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the handshake was made."""
+        return self._connection is not None
 
     @property
     def connection(self) -> Connection:
@@ -39,7 +43,7 @@ class PayloadThread:
 
     async def run(self, body: Callable[[], T]) -> T:
         """Runs a blocking body on the thread. A cancelled caller ends the connection and waits for
-        the body. Raises the body's errors."""
+        the body. Raises the body's errors, and RuntimeError if no thread can start."""
         working = asyncio.get_running_loop().run_in_executor(self._thread, body)
         return await finish(working, give_up=self.end)
 

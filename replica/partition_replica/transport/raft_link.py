@@ -127,7 +127,7 @@ class RaftLink:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        self.payloads.close()
+        await self.payloads.close()
         await self._channel.close()
 
     async def _run(self) -> None:

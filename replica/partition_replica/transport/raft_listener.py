@@ -1,7 +1,8 @@
 """Accepts the connections of other members. A Raft connection, one per member, is of frames
 (`raft_frames`). One that begins with another preamble is a payload connection (`payload_listener`).
 
-A stranger costs a socket, a handshake and a small buffer, for a limited time. The connections that
+A stranger costs a socket, a handshake and a small buffer, and with the preamble of a payload
+connection a thread and 256 KiB, for a limited time. The connections that
 have not sent their hello, and those that have, are limited in number.
 """
 
@@ -56,7 +57,7 @@ SHUTDOWN_S = 1.0
 """The time in which the other side must take a refusal and close."""
 
 
-PREAMBLE_LOOK_S = 0.01
+PREAMBLE_LOOK_S = 0.1
 """Between two looks at a connection that has sent a part of its preamble."""
 
 

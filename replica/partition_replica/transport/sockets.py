@@ -12,6 +12,9 @@ BACKLOG = 128
 SAME_PORT_TRIES = 10
 """Tries to find a port that is free at each address of a host."""
 
+NEXT_ADDRESS_S = 1.0
+"""The time for a host's address that is not its last one to accept a connection."""
+
 PROBE_S = 1
 PROBES = 3
 
@@ -53,11 +56,12 @@ async def connected(host: str, port: int) -> socket.socket:
     loop = asyncio.get_running_loop()
     addresses = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     failed: OSError | None = None
-    for family, kind, protocol, _, address in addresses:
+    for number, (family, kind, protocol, _, address) in enumerate(addresses, 1):
         connection = socket.socket(family, kind, protocol)
         try:
             connection.setblocking(False)
-            await loop.sock_connect(connection, address)
+            async with asyncio.timeout(NEXT_ADDRESS_S if number < len(addresses) else None):
+                await loop.sock_connect(connection, address)
         except OSError as error:
             connection.close()
             failed = error

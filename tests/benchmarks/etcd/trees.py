@@ -14,7 +14,7 @@ from tests.benchmarks.etcd.groups import Group, Version
 from tests.benchmarks.etcd.loads import LoadFailed, children_cpu_s, end, server_use, start
 from tests.benchmarks.etcd.usage import Meter
 
-FOLDERS = ("client", "common", "operator", "proto", "raft", "replica", "snapshots")
+FOLDERS = ("client", "common", "operator", "proto", "raft", "replica", "snapshots", "tls")
 """Of a checkout, with a package in each."""
 IMPORTED = ("partition_client", "partition_proto", "partition_raft", "partition_replica")
 PUT_TREE_S = 900.0
