@@ -62,20 +62,11 @@ def build(run: Run = run, collect: Callable[..., None] = install_site) -> str:
     image = f"{REPOSITORY}:{identifier.removeprefix('sha256:')[:12]}"
     run(["docker", "tag", identifier, image])
     try:
-        run(
-            [
-                "docker",
-                "run",
-                "--rm",
-                image,
-                "python3",
-                "-c",
-                "import partition_raft, partition_tls",
-            ]
-        )
+        modules = "import partition_raft, partition_tls"
+        run(["docker", "run", "--rm", image, "python3", "-c", modules])
     except SystemExit as error:
         raise SystemExit(
-            f"{error}\ndemo: the image can't load the Rust module. If the error names GLIBC, this "
+            f"{error}\ndemo: the image can't load the Rust modules. If the error names GLIBC, this "
             "machine's C library is newer than the base image's: set BASE_IMAGE to an image with "
             "Python 3.11 and a newer one, for example python:3.11-slim-trixie"
         ) from None
