@@ -91,6 +91,10 @@ class Message:
     @property
     def reject(self) -> bool: ...
     @property
+    def has_context(self) -> bool:
+        """Whether it carries the context of a read index."""
+
+    @property
     def entry_count(self) -> int: ...
     @property
     def entries(self) -> list[Entry]: ...

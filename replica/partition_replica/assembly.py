@@ -7,7 +7,6 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -72,9 +71,6 @@ EXIT_RECOVERING = 75
 LOCK_POLL_S = 0.5
 HEALTH_POLL_S = 0.5
 """Seconds between looks at the health while no member runs."""
-HEALTH_AGAIN_S = 2.0
-"""Seconds between looks at the health while a member runs, which reports changes itself. Only its
-replacement, when replication is enabled, is noticed so late."""
 CERTIFICATE_POLL_S = 5.0
 """Seconds between looks at the certificate, for its metric."""
 
@@ -395,8 +391,7 @@ class SidecarProcess:
             if replica.member is None:
                 await asyncio.sleep(HEALTH_POLL_S)
             elif replica.ready == ready:
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(replica.member.leader_changed(), HEALTH_AGAIN_S)
+                await replica.member.leader_changed()
 
     async def _watch_certificate(self, files: RenewedPem) -> None:
         """Sets the metric of the certificate's end. The services read the same files at the next

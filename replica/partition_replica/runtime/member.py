@@ -195,6 +195,7 @@ class Member:
                 await self.applier.caught_up()
         for task in self._tasks:
             task.cancel()
+        self._leader_changed.set()  # it is no member any more
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sender.close()
         await self.receiver.close()
@@ -252,11 +253,13 @@ class Member:
         self._update_serving()
 
     def transferee(self) -> int | None:
-        """The other voter that should lead next: an active one with the most entries. None if there
-        is no other voter."""
+        """The other voter that should lead next: one that was heard of lately, with the most
+        entries. None if there is no other voter."""
         voters = self.configuration.voters
         others = [p for p in self.loop.status().progress if p.id != self._own and p.id in voters]
-        best = max(others, key=lambda p: (p.recent_active, p.matched), default=None)
+        # The engine's own flag is reset at each check of the quorum, and set again much later.
+        lives = {p.id: self.loop.heard_from(p.id, self._election_s) for p in others}
+        best = max(others, key=lambda p: (lives[p.id], p.matched), default=None)
         return None if best is None else int(best.id)
 
     def _step_down_if_removed(self) -> None:

@@ -43,6 +43,7 @@ from partition_replica.runtime.consensus.contacts import Contacts
 from partition_replica.runtime.consensus.inbox import Inbox
 from partition_replica.runtime.consensus.log_writer import LogWriter
 from partition_replica.runtime.consensus.loop_hooks import LoopHooks
+from partition_replica.runtime.consensus.outbox import Outbox
 from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
 from partition_replica.runtime.consensus.roster import Roster
 from partition_replica.runtime.consensus.ticker import Ticker
@@ -110,7 +111,6 @@ class RaftLoop:
         promised a leader so, and has forgotten it (`lease`)."""
         self._voteless_ticks = voteless_ticks
         self._engine = engine
-        self._transport = transport
         self._limits = limits
         self._metrics = metrics
         self._roster = roster
@@ -121,6 +121,7 @@ class RaftLoop:
         self._wall_ms = wall_ms
         loop = asyncio.get_running_loop()
         self._now = loop.time
+        self._outbox = Outbox(transport, election_ticks * tick_s, self._now)
         self._writer = log_writer(
             log,
             loop,
@@ -468,14 +469,7 @@ class RaftLoop:
                 self._hooks.state_installed(item.snapshot)
 
     def _send(self, messages: list[Message]) -> None:
-        by_member: dict[int, list[bytes]] = {}
-        for message in messages:
-            if message.kind == MessageKind.SNAPSHOT:
-                self._hooks.send_state(message)
-            else:
-                by_member.setdefault(message.to, []).append(message.encode())
-        for member, encoded in by_member.items():
-            self._transport.send(member, encoded)
+        self._outbox.send(messages, self._hooks.send_state)
 
     def _role_changed(self, role: str, leader: int) -> None:
         was_leader = self.role == "leader"
