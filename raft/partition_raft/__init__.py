@@ -80,6 +80,7 @@ class MessageKind(IntEnum):
     REQUEST_VOTE = 5
     SNAPSHOT = 7
     HEARTBEAT = 8
+    HEARTBEAT_RESPONSE = 9
     REQUEST_PRE_VOTE = 17
 
 

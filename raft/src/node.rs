@@ -566,6 +566,41 @@ impl Node {
         })
     }
 
+    /// The number of ticks until the engine acts by itself, at least 1. All ticks before that one
+    /// only count. Any other call may change it.
+    fn ticks_to_act(&self) -> usize {
+        let raft = &self.raw.raft;
+        let timeout = if raft.state == StateRole::Leader {
+            let heartbeat = raft
+                .heartbeat_timeout()
+                .saturating_sub(raft.heartbeat_elapsed());
+            // A check of the quorum.
+            let check = raft
+                .election_timeout()
+                .saturating_sub(raft.election_elapsed);
+            heartbeat.min(check)
+        } else if raft.promotable() {
+            raft.randomized_election_timeout()
+                .saturating_sub(raft.election_elapsed)
+        } else {
+            raft.election_timeout()
+        };
+        timeout.max(1)
+    }
+
+    /// Whether the leader would only note that a member lives if it stepped this message now: it is
+    /// an answer to a heartbeat, the member has all entries, and no read waits for it.
+    fn only_a_sign_of_life(&self, message: &Message) -> bool {
+        let (raft, m) = (&self.raw.raft, &message.inner);
+        m.get_msg_type() == MessageType::MsgHeartbeatResponse
+            && raft.state == StateRole::Leader
+            && m.term == raft.term
+            && m.context.is_empty()
+            && raft.prs().get(m.from).is_some_and(|pr| {
+                pr.matched == raft.raft_log.last_index() && pr.pending_request_snapshot == 0
+            })
+    }
+
     /// Whether the leader has committed an entry of its own term: reads need it.
     fn committed_to_current_term(&self) -> bool {
         self.raw.raft.commit_to_current_term()

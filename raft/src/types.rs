@@ -324,6 +324,12 @@ impl Message {
         self.inner.reject
     }
 
+    /// Whether it carries the context of a read index.
+    #[getter]
+    fn has_context(&self) -> bool {
+        !self.inner.context.is_empty()
+    }
+
     #[getter]
     fn entry_count(&self) -> usize {
         self.inner.get_entries().len()

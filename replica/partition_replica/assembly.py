@@ -71,6 +71,7 @@ EXIT_RECOVERING = 75
 """EX_TEMPFAIL: the process ended because its next start is to recover a lost quorum."""
 LOCK_POLL_S = 0.5
 HEALTH_POLL_S = 0.5
+"""Seconds between looks at the health while no member runs."""
 CERTIFICATE_POLL_S = 5.0
 """Seconds between looks at the certificate, for its metric."""
 
@@ -109,7 +110,10 @@ class SidecarProcess:
         for signum in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(signum, self._stop.set)
         http = await serve_http(
-            self._config.http_listen, ready=self._ready, registry=self._metrics.registry
+            self._config.http_listen,
+            ready=self._ready,
+            measure=self._measure,
+            registry=self._metrics.registry,
         )
         try:
             while not self._stop.is_set():
@@ -121,6 +125,10 @@ class SidecarProcess:
         finally:
             await http.cleanup()
         return self._exit_code
+
+    def _measure(self) -> None:
+        if self._replica is not None:
+            self._replica.measure()
 
     def _ready(self) -> tuple[bool, str]:
         if self._replica is None:
@@ -378,14 +386,18 @@ class SidecarProcess:
 
     async def _watch_health(self, replica: Replica, servicer: health.aio.HealthServicer) -> None:
         while True:
+            ready = replica.ready
             state = (
                 health_pb2.HealthCheckResponse.SERVING
-                if replica.ready
+                if ready
                 else health_pb2.HealthCheckResponse.NOT_SERVING
             )
             for service in ("", SERVICES[0]):
                 await servicer.set(service, state)
-            await asyncio.sleep(HEALTH_POLL_S)
+            if replica.member is None:
+                await asyncio.sleep(HEALTH_POLL_S)
+            elif replica.ready == ready:
+                await replica.member.leader_changed()
 
     async def _watch_certificate(self, files: RenewedPem) -> None:
         """Sets the metric of the certificate's end. The services read the same files at the next

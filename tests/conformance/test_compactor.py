@@ -9,7 +9,7 @@ from partition_replica.core.compaction import APPLIED
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Position
 from partition_replica.ids import LSN, Term
-from partition_replica.runtime.consensus.compactor import Compactor
+from partition_replica.runtime.consensus.compactor import SKIPPED_MAX, Compactor
 from partition_replica.runtime.metrics import Metrics
 
 T = TypeVar("T")
@@ -28,6 +28,9 @@ class World:
         self.positions: dict[str, int] = {}
         self.log = SimpleNamespace(
             positions=self.positions,
+            last=at,
+            boundary=Position(LSN(0), Term(0)),
+            first_stored=LSN(1),
             acknowledge=self.positions.__setitem__,
             compaction_target=lambda _: self.positions.get(APPLIED),
             term=lambda _: Term(3),
@@ -66,3 +69,24 @@ async def test_nothing_goes_while_the_state_is_replaced() -> None:
     world = World(applied=180, told=180, paused=True)
     await world.compactor.run_once()
     assert (world.done, world.positions) == ([], {})
+
+
+def test_an_idle_log_is_looked_at_now_and_then() -> None:
+    world = World(applied=180, told=180)
+    asked = [world.compactor.due() for _ in range(2 * (SKIPPED_MAX + 1))]
+    assert asked == 2 * [True, *[False] * SKIPPED_MAX]
+
+
+@pytest.mark.parametrize("what", ["positions", "told", "paused", "last", "boundary"])
+def test_a_change_makes_a_run_due(what: str) -> None:
+    world = World(applied=180, told=180)
+    assert world.compactor.due()
+    assert not world.compactor.due()
+    if what == "positions":
+        world.positions["consumer"] = 7
+    elif what in ("told", "paused"):
+        setattr(world.applier, what, LSN(181))
+    else:
+        setattr(world.log, what, Position(LSN(181), Term(3)))
+    assert world.compactor.due()
+    assert not world.compactor.due()

@@ -17,17 +17,21 @@ def member(
     """A member of a group, and whom it hands over to."""
     asked: list[int] = []
     progress = [
-        SimpleNamespace(id=NEAR, matched=9, recent_active=True),
-        SimpleNamespace(id=FAR, matched=5, recent_active=True),
-        SimpleNamespace(id=GONE, matched=10, recent_active=False),
-        SimpleNamespace(id=LEARNER, matched=10, recent_active=True),
+        SimpleNamespace(id=NEAR, matched=9),
+        SimpleNamespace(id=FAR, matched=5),
+        SimpleNamespace(id=GONE, matched=10),
+        SimpleNamespace(id=LEARNER, matched=10),
     ]
     status = SimpleNamespace(progress=progress, lead_transferee=transferee)
     found: Any = Member.__new__(Member)
-    found._own = OWN
+    found._own, found._election_s = OWN, 1.0
     found._volume = SimpleNamespace(log=SimpleNamespace(configuration=(1, configuration)))
     found.loop = SimpleNamespace(
-        role=role, status=lambda: status, transfer_leader=asked.append, wake=lambda: None
+        role=role,
+        status=lambda: status,
+        heard_from=lambda other, _: other != GONE,
+        transfer_leader=asked.append,
+        wake=lambda: None,
     )
     return found, asked
 

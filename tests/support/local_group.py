@@ -181,8 +181,7 @@ class LocalGroup:
         return self
 
     async def __aexit__(self, kind: object, *_: object) -> None:
-        for channel in self._channels:
-            await channel.close()
+        await self.disconnect()
         for replica in self.replicas:
             if replica.running:
                 replica.kill()
@@ -207,6 +206,12 @@ class LocalGroup:
         channel = open_channel(replica.address, self.tls[role] if self.tls else None)
         self._channels.append(channel)
         return channel
+
+    async def disconnect(self) -> None:
+        """Closes the connections of the calls so far. Idle ones cost the replicas keepalives."""
+        channels, self._channels = self._channels, []
+        for channel in channels:
+            await channel.close()
 
     async def status(self, replica: LocalReplica) -> api.GetStatusResponse | None:
         with suppress(grpc.aio.AioRpcError):

@@ -6,7 +6,7 @@ from typing import Any, cast
 
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration, LogEntry, Position
-from partition_replica.engine.port import Ready, TransferHeader
+from partition_replica.engine.port import Message, Ready, TransferHeader
 from partition_replica.ids import LSN, Term
 from partition_replica.runtime.consensus.loop_hooks import LoopHooks
 from partition_replica.runtime.consensus.raft_loop import RaftLoop
@@ -56,6 +56,12 @@ class RecordingEngine:
 
     def tick(self) -> None:
         self.told.append("tick")
+
+    def ticks_to_act(self) -> int:
+        return 1
+
+    def only_a_sign_of_life(self, message: Message) -> bool:
+        return False
 
     def status(self) -> Any:
         return SimpleNamespace(term=self.term)

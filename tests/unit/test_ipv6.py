@@ -102,7 +102,9 @@ def flags() -> dict[str, str]:
 async def test_replicas_listen_on_both_families(ip: str) -> None:
     port = free_port()
     listen = flags()["http-listen"].replace(str(names.HTTP_PORT), str(port))
-    runner = await serve_http(listen, ready=lambda: (True, ""), registry=CollectorRegistry())
+    runner = await serve_http(
+        listen, ready=lambda: (True, ""), measure=lambda: None, registry=CollectorRegistry()
+    )
     server = grpc.aio.server()
     grpc_port = server.add_insecure_port(flags()["listen"].replace(str(names.GRPC_PORT), "0"))
     await server.start()

@@ -1,7 +1,9 @@
 """A metric whose name ends with `_total` is a counter, and every counter's name ends so."""
 
+import itertools
 import re
 
+import aiohttp
 import pytest
 from aiohttp.test_utils import make_mocked_request
 from partition_operator import metrics as operator_metrics
@@ -9,10 +11,12 @@ from partition_operator.__main__ import parse
 from partition_operator.assembly import OperatorProcess
 from partition_replica.runtime.metrics import ROLES
 from partition_replica.runtime.metrics import Metrics as ReplicaMetrics
+from partition_replica.transport.http import serve_http
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dev.cluster.layout import ROOT
+from dev.ports import free_port
 
 NAME = re.compile(r"\b(?:logstore|partition_operator)_[a-z_]+_total\b")
 READ = ("operator", "replica", "snapshots", "client", "dev", "docs", "charts", "manifests", "tests")
@@ -176,3 +180,25 @@ def test_a_member_that_is_closed_leaves_no_old_values() -> None:
     serve()
     assert sample("logstore_leading") == sample("logstore_committed_lsn") == 1
     assert sample("logstore_mirror_bytes") == 5
+
+
+async def test_a_replica_measures_its_gauges_for_each_scrape() -> None:
+    """And not for nobody. A gauge that the measurement creates is in the same answer."""
+    found = ReplicaMetrics()
+    measured = itertools.count(1)
+    port = free_port()
+    runner = await serve_http(
+        f"127.0.0.1:{port}",
+        ready=lambda: (True, ""),
+        measure=lambda: found.set("logstore_term", next(measured)),
+        registry=found.registry,
+    )
+    try:
+        async with aiohttp.ClientSession(trust_env=False) as session:
+            for scrape in (1, 2):
+                async with session.get(f"http://127.0.0.1:{port}/readyz") as response:
+                    assert response.status == 200
+                async with session.get(f"http://127.0.0.1:{port}/metrics") as response:
+                    assert f"logstore_term {scrape}.0" in await response.text()
+    finally:
+        await runner.cleanup()

@@ -3,14 +3,16 @@
 import asyncio
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from partition_replica.core.limits import Limits
-from partition_replica.core.model import LogBatch
-from partition_replica.engine.port import TransferHeader
-from partition_replica.ids import LSN
+from partition_replica.core.model import HardState, LogBatch
+from partition_replica.engine.port import Message, MessageKind, TransferHeader
+from partition_replica.ids import LSN, MemberID, Term
+from partition_replica.runtime.consensus.raft_loop import RaftLoop, _InFlight
 
+from tests.simulation.loop import VirtualLoop, run
 from tests.support.local_group import eventually
 from tests.support.raft_loops import HEADER, RecordingEngine, loop_of
 
@@ -139,3 +141,122 @@ async def test_entries_that_carry_a_commit_announce_it() -> None:
     assert "announce" not in engine.told
     task.cancel()
     raft_loop.close()
+
+
+class Answer:
+    """An answer to a heartbeat."""
+
+    def __init__(self, sender: int) -> None:
+        self.sender = sender
+        self.kind = MessageKind.HEARTBEAT_RESPONSE
+        self.term = 1
+
+
+class Listening(RecordingEngine):
+    """Takes answers for signs of life, or not, and notes the steps."""
+
+    def __init__(self, *, only_life: bool) -> None:
+        super().__init__()
+        self._work.clear()
+        self._only_life = only_life
+        self.quiet_ticks = 2
+
+    def ticks_to_act(self) -> int:
+        return self.quiet_ticks
+
+    def only_a_sign_of_life(self, message: Message) -> bool:
+        return self._only_life
+
+    def step(self, message: Message) -> None:
+        self.told.append(f"step {message.sender}")
+
+
+def napping(engine: Listening, role: str, tick_s: float) -> RaftLoop:
+    writer = SimpleNamespace(start=lambda: None, write=None, close=lambda: None)
+    raft_loop = loop_of(engine, lambda *_, **__: writer, [], tick_s=tick_s)
+    raft_loop.role, raft_loop._roster.leader = role, 1
+    return raft_loop
+
+
+@pytest.mark.parametrize("only_life", [True, False])
+async def test_a_sign_of_life_wakes_nobody(only_life: bool) -> None:
+    engine = Listening(only_life=only_life)
+    raft_loop = napping(engine, "leader", 3600)
+    task = asyncio.create_task(raft_loop.run())
+    await asyncio.sleep(0)
+    for sender in (2, 3, 2):
+        raft_loop.receive(cast("Message", Answer(sender)), 50)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert engine.told == ([] if only_life else ["step 2", "step 3", "step 2"])
+    assert raft_loop.heard_from(2, 60.0), "it is known that the member lives"
+    raft_loop.wake()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    if only_life:
+        assert engine.told == ["step 2", "step 3"], "each member's last one"
+    task.cancel()
+
+
+def test_signs_of_life_come_before_the_tick_that_asks_for_them() -> None:
+    """The check of the quorum: an answer that came before it counts."""
+
+    async def body() -> None:
+        engine = Listening(only_life=True)
+        raft_loop = napping(engine, "leader", 0.1)
+        task = asyncio.create_task(raft_loop.run())
+        raft_loop.wake()
+        await asyncio.sleep(0.15)
+        raft_loop.receive(cast("Message", Answer(2)), 50)
+        await asyncio.sleep(0.1)
+        assert engine.told == ["step 2", "tick", "tick"]
+        task.cancel()
+
+    run(VirtualLoop(), body())
+
+
+@pytest.mark.parametrize(
+    ("role", "quiet_ticks", "rounds"),
+    [("leader", 2, 5), ("leader", 10, 1), ("follower", 13, 2), ("follower", 2, 5)],
+)
+def test_the_loop_sleeps_until_its_engine_acts(role: str, quiet_ticks: int, rounds: int) -> None:
+    """A follower no longer than NAP_TICKS_MAX."""
+
+    async def body() -> None:
+        engine = Listening(only_life=True)
+        engine.quiet_ticks = quiet_ticks
+        raft_loop = napping(engine, role, 0.1)
+        task = asyncio.create_task(raft_loop.run())
+        raft_loop.wake()
+        await asyncio.sleep(0.01)
+        engine.asked = 0
+        await asyncio.sleep(1.0)
+        assert engine.asked == rounds
+        assert len(engine.told) == (10 if role == "leader" or quiet_ticks == 2 else 8)
+        task.cancel()
+
+    run(VirtualLoop(), body())
+
+
+@pytest.mark.parametrize("why", ["no leader", "a read", "an unsaved commit index", "the disk"])
+def test_the_loop_looks_at_each_tick_while_something_waits(why: str) -> None:
+    async def body() -> None:
+        engine = Listening(only_life=True)
+        engine.quiet_ticks = 10
+        raft_loop = napping(engine, "leader", 0.1)
+        if why == "no leader":
+            raft_loop.role, raft_loop._roster.leader = "follower", 0
+        elif why == "a read":
+            raft_loop._reads._under_way[b"context"] = []
+        elif why == "the disk":
+            raft_loop._in_flight.append(_InFlight(1, on_disk=True, messages=[]))
+        else:
+            state = HardState(Term(1), MemberID(0), LSN(7))
+            raft_loop._unsaved_commit.note(state, float("inf"))
+        task = asyncio.create_task(raft_loop.run())
+        raft_loop.wake()
+        await asyncio.sleep(1.01)
+        assert engine.told == ["tick"] * 10
+        task.cancel()
+
+    run(VirtualLoop(), body())

@@ -28,16 +28,17 @@ def on_virtual_time(body: Coroutine[Any, Any, None]) -> None:
 
 
 class Ticks:
-    """A ticker, and when it ticked, in seconds from its start."""
+    """A ticker without naps, and when it ticked, in seconds from its start."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._began = self._loop.time()
         self.at: list[float] = []
-        self.ticker = Ticker(TICK_S, ELECTION_TICKS, self._ticked)
+        self.ticker = Ticker(TICK_S, ELECTION_TICKS, self._woken)
 
-    def _ticked(self) -> None:
-        self.at.append(self._loop.time() - self._began)
+    def _woken(self) -> None:
+        self.at += [self._loop.time() - self._began] * self.ticker.take()
+        self.ticker.nap(1)
 
     def between(self, first_s: float, last_s: float) -> int:
         return sum(first_s < at <= last_s for at in self.at)
@@ -121,6 +122,140 @@ def test_a_delayed_loop_does_not_catch_up() -> None:
         cast("VirtualLoop", asyncio.get_running_loop())._now += FAST_S * 50
         await asyncio.sleep(FAST_S * 0.5)
         assert len(ticks.at) == before + 1
+
+    on_virtual_time(body())
+
+
+# --- naps -------------------------------------------------------------------------------------
+
+
+class Naps:
+    """A ticker whose naps have `nap_ticks`, and what its ends find."""
+
+    def __init__(self, nap_ticks: int) -> None:
+        self._nap_ticks = nap_ticks
+        self.loop = cast("VirtualLoop", asyncio.get_running_loop())
+        self.ends: list[int] = []
+        self.ticker = Ticker(TICK_S, ELECTION_TICKS, self._woken)
+        self.ticker.start()
+        self.ticker.nap(nap_ticks)
+
+    def _woken(self) -> None:
+        self.ends.append(self.round())
+
+    def round(self) -> int:
+        """A round of the loop: the ticks that it takes."""
+        taken = self.ticker.take()
+        self.ticker.nap(self._nap_ticks)
+        return taken
+
+
+def test_a_nap_ends_once_with_all_its_ticks() -> None:
+    async def body() -> None:
+        naps = Naps(4)
+        await asyncio.sleep(TICK_S * 12.5)
+        assert naps.ends == [4, 4, 4]
+
+    on_virtual_time(body())
+
+
+def test_a_round_within_a_nap_takes_the_ticks_that_have_passed() -> None:
+    """No more, and none twice; and the nap that it begins is counted from the last of them."""
+
+    async def body() -> None:
+        naps = Naps(4)
+        await asyncio.sleep(TICK_S * 2.9)
+        assert (naps.round(), naps.round()) == (2, 0)
+        await asyncio.sleep(TICK_S * 0.2)
+        assert naps.round() == 1
+        await asyncio.sleep(TICK_S * 3.8)
+        assert naps.ends == []
+        await asyncio.sleep(TICK_S * 0.2)
+        assert naps.ends == [4]
+
+    on_virtual_time(body())
+
+
+def test_rounds_without_end_do_not_wake_or_stop_the_clock() -> None:
+    """A nap is prolonged by each round, for example by each heartbeat."""
+
+    async def body() -> None:
+        naps = Naps(4)
+        taken = 0
+        for _ in range(100):
+            await asyncio.sleep(TICK_S * 0.7)
+            taken += naps.round()
+        assert naps.ends == []
+        assert taken == 70
+
+    on_virtual_time(body())
+
+
+def test_a_nap_may_become_shorter() -> None:
+    async def body() -> None:
+        naps = Naps(10)
+        await asyncio.sleep(TICK_S * 1.5)
+        naps.ticker.nap(2)
+        await asyncio.sleep(TICK_S)
+        assert naps.ends == [2]
+
+    on_virtual_time(body())
+
+
+@pytest.mark.parametrize("stopped_ticks", [5.1, 50, 5000])
+def test_a_nap_that_ends_far_too_late_counts_one_tick(stopped_ticks: float) -> None:
+    """The process was stopped, and the leader's heartbeats wait in its sockets."""
+
+    async def body() -> None:
+        naps = Naps(4)
+        naps.loop._now += TICK_S * stopped_ticks
+        assert naps.round() == 1
+        await asyncio.sleep(TICK_S * 4.1)
+        assert naps.ends == [4]
+
+    on_virtual_time(body())
+
+
+def test_no_more_ticks_pass_than_a_nap_has() -> None:
+    """Also while no round takes them, as while a follower waits for its disk."""
+
+    async def body() -> None:
+        woken: list[None] = []
+        ticker = Ticker(TICK_S, ELECTION_TICKS, lambda: woken.append(None))
+        ticker.start()
+        ticker.nap(3)
+        await asyncio.sleep(TICK_S * 20)
+        assert len(woken) == 1
+        assert ticker.take() == 3
+
+    on_virtual_time(body())
+
+
+def test_the_fast_clock_shortens_the_rest_of_a_nap() -> None:
+    """The ticks before it stay as they are, and at most one fast tick comes at once."""
+
+    async def body() -> None:
+        naps = Naps(4)
+        await asyncio.sleep(TICK_S * 1.95)
+        naps.ticker.hurry()
+        assert naps.ticker.take() == 2, "one of the nap, and one at once"
+        naps.ticker.nap(2)
+        await asyncio.sleep(FAST_S * 2.1)
+        assert naps.ends == [2]
+
+    on_virtual_time(body())
+
+
+def test_the_end_of_the_fast_clock_prolongs_the_rest_of_a_nap() -> None:
+    async def body() -> None:
+        naps = Naps(4)
+        naps.ticker.hurry()
+        await asyncio.sleep(FAST_S * 1.5)
+        naps.ticker.calm()
+        await asyncio.sleep(TICK_S * 2.9)
+        assert naps.ends == []
+        await asyncio.sleep(TICK_S * 0.2)
+        assert naps.ends == [4]
 
     on_virtual_time(body())
 

@@ -115,6 +115,18 @@ class Engine(Protocol):
     thread-safe."""
 
     def tick(self) -> None: ...
+    def ticks_to_act(self) -> int:
+        """The number of ticks until the engine acts by itself, at least 1: until it sends
+        heartbeats, checks its quorum or begins an election. All ticks before that one only count.
+        Any other call may change it."""
+        ...
+
+    def only_a_sign_of_life(self, message: Message) -> bool:
+        """Whether a leader would only note that a member lives if it stepped this message now: it
+        is an answer to a heartbeat, the member has all entries, and no read waits for it. Such a
+        message may be stepped later, before the next tick or message."""
+        ...
+
     def campaign(self) -> None: ...
     def step(self, message: Message) -> None:
         """Raises PeerNotFound, InvalidMessage."""

@@ -73,6 +73,12 @@ class RaftEngine:
     def tick(self) -> None:
         self._node.tick()
 
+    def ticks_to_act(self) -> int:
+        return self._node.ticks_to_act()
+
+    def only_a_sign_of_life(self, message: raft.Message) -> bool:
+        return self._node.only_a_sign_of_life(message)
+
     def campaign(self) -> None:
         self._node.campaign()
 

@@ -24,6 +24,9 @@ from partition_replica.ids import LSN, MemberID, Term
 REPLAY_BYTES_MAX = 4 * 1024**2
 """Bytes per Ready of entries that an earlier process left unapplied."""
 
+TICKS_BETWEEN_ROUNDS = 100
+"""No tick makes this engine act, so its loop sleeps. An arbitrary number."""
+
 
 @dataclass(frozen=True, slots=True)
 class StandaloneStatus:
@@ -62,6 +65,12 @@ class StandaloneEngine:
         self._announced = False
 
     def tick(self) -> None: ...
+    def ticks_to_act(self) -> int:
+        return TICKS_BETWEEN_ROUNDS  # it never acts by itself
+
+    def only_a_sign_of_life(self, message: Message) -> bool:
+        return False
+
     def campaign(self) -> None: ...
     def step(self, message: Message) -> None:
         raise PeerNotFound(

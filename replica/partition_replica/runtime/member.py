@@ -38,7 +38,6 @@ from partition_replica.storage.volume import Volume
 logger = logging.getLogger(__name__)
 
 HOUSEKEEPING_S = 1.0
-COMPACTION_S = 1.0
 LAST_APPLY_S = 5.0
 """The time in which a closing member applies what is committed. Later, the next start does it."""
 
@@ -127,7 +126,6 @@ class Member:
             self._spawn(self.loop.run()),
             self._spawn(self.applier.run()),
             self._spawn(self._housekeeping()),
-            self._spawn(self._compaction()),
             self._spawn(self._watch_leader()),
         ]
         if self._read_indexes.lease is not None:
@@ -197,6 +195,7 @@ class Member:
                 await self.applier.caught_up()
         for task in self._tasks:
             task.cancel()
+        self._leader_changed.set()  # it is no member any more
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self.sender.close()
         await self.receiver.close()
@@ -254,11 +253,13 @@ class Member:
         self._update_serving()
 
     def transferee(self) -> int | None:
-        """The other voter that should lead next: an active one with the most entries. None if there
-        is no other voter."""
+        """The other voter that should lead next: one that was heard of lately, with the most
+        entries. None if there is no other voter."""
         voters = self.configuration.voters
         others = [p for p in self.loop.status().progress if p.id != self._own and p.id in voters]
-        best = max(others, key=lambda p: (p.recent_active, p.matched), default=None)
+        # The engine's own flag is reset at each check of the quorum, and set again much later.
+        lives = {p.id: self.loop.heard_from(p.id, self._election_s) for p in others}
+        best = max(others, key=lambda p: (lives[p.id], p.matched), default=None)
         return None if best is None else int(best.id)
 
     def _step_down_if_removed(self) -> None:
@@ -328,7 +329,8 @@ class Member:
     async def _watch_leader(self) -> None:
         """While there is no leader, wakes streams that follow the log, so that they end."""
         while True:
-            await asyncio.sleep(self._election_s / 2)
+            left_s = LEADERLESS_ELECTIONS * self._election_s - self.loop.leaderless_s()
+            await asyncio.sleep(max(left_s, self._election_s / 2))
             if self.leaderless_s:
                 self.waits.wake()
 
@@ -337,15 +339,15 @@ class Member:
             await asyncio.sleep(self._config.tick_s)
             lease.ticked()
 
-    async def _compaction(self) -> None:
-        while True:
-            await asyncio.sleep(COMPACTION_S)
-            await self._compactor.run_once()
-
     async def _housekeeping(self) -> None:
-        """Releases expired pins and unneeded state transfers, and sets the gauges."""
+        """Compacts the log, releases expired pins and unneeded state transfers. One task for all,
+        because an idle process pays for each time it wakes."""
+        compaction: asyncio.Task[None] | None = None
         while True:
             await asyncio.sleep(HOUSEKEEPING_S)
+            if (compaction is None or compaction.done()) and self._compactor.due():
+                compaction = self._spawn(self._compact())
+                self._tasks.append(compaction)
             self.sender.expire()
             await self.receiver.expire()
             self.payloads.expire()
@@ -356,9 +358,12 @@ class Member:
             await self._collection.collect(self._volume.blobs.take_deferred())
             self._tasks = [task for task in self._tasks if not task.done()]
             self._step_down_if_removed()
-            self._gauges()
 
-    def _gauges(self) -> None:
+    async def _compact(self) -> None:
+        await self._compactor.run_once()
+
+    def measure(self) -> None:
+        """Sets the gauges. For each scrape: an idle member should not compute them for nobody."""
         put, status = self._metrics.set, self.loop.status()
         self._metrics.role(status.role)
         put("logstore_term", status.term)

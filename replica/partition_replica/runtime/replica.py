@@ -90,6 +90,11 @@ class Replica:
     def status(self) -> ReplicaStatus:
         return self._status.read()
 
+    def measure(self) -> None:
+        """Sets the gauges of the member, if one runs."""
+        if self.member is not None:
+            self.member.measure()
+
     def fenced(self) -> None:
         """Called once the fence is durable."""
         self.fence_put.set()

@@ -14,10 +14,11 @@ async def serve_http(
     listen: str,
     *,
     ready: Callable[[], tuple[bool, str]],
+    measure: Callable[[], None],
     registry: CollectorRegistry,
 ) -> web.AppRunner:
-    """Serves /livez (the process runs), /readyz (the replica serves) and /metrics. The caller
-    cleans up the returned runner."""
+    """Serves /livez (the process runs), /readyz (the replica serves) and /metrics, for which
+    `measure` sets gauges first. The caller cleans up the returned runner."""
 
     async def livez(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
@@ -27,6 +28,7 @@ async def serve_http(
         return web.Response(text=f"{why}\n", status=200 if is_ready else 503)
 
     async def metrics(_: web.Request) -> web.Response:
+        measure()
         return web.Response(
             body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST}
         )

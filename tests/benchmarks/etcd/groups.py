@@ -88,6 +88,10 @@ class Ours:
     async def leader(self) -> int:
         return self._group.replicas.index(await self._group.leader())
 
+    async def disconnect(self) -> None:
+        """Closes the connections of the benchmark itself."""
+        await self._group.disconnect()
+
     def kill(self, number: int) -> None:
         process = self._group.replicas[number].process
         assert process is not None

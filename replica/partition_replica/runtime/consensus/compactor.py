@@ -21,9 +21,13 @@ from partition_replica.storage.generations import StateGenerations
 
 logger = logging.getLogger(__name__)
 
+SKIPPED_MAX = 4
+"""Runs in a row that are skipped because nothing changed. A run looks at more than `due` does: it
+measures the trail of a long log step by step."""
+
 
 class Compactor:
-    """The member calls `run_once` periodically. On the event loop."""
+    """The member asks `due` once per second, and then calls `run_once`. On the event loop."""
 
     def __init__(
         self,
@@ -43,6 +47,20 @@ class Compactor:
         self._limits = limits
         self._metrics = metrics
         self._collect = collect
+        self._seen: object = None
+        self._skipped = 0
+
+    def due(self) -> bool:
+        """Whether to run: something changed since the last call that returned True, or enough runs
+        were skipped. An idle log should not wake the writer's thread each second."""
+        log, applier = self._log, self._applier
+        positions = (log.last, log.boundary, log.first_stored, dict(log.positions))
+        seen = (*positions, self._states.current.applied, applier.told, applier.paused)
+        if seen == self._seen and self._skipped < SKIPPED_MAX:
+            self._skipped += 1
+            return False
+        self._seen, self._skipped = seen, 0
+        return True
 
     async def run_once(self) -> int:
         """Compacts as far as positions and retention allow. Returns the number of deleted

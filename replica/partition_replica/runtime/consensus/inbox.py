@@ -8,12 +8,23 @@ from partition_replica.engine.port import Message
 
 
 class Inbox:
-    """Bounded by count and bytes: it fills while a follower waits for its disk."""
+    """Bounded by count and bytes: it fills while a follower waits for its disk. Signs of life are
+    bounded by the number of members."""
 
     def __init__(self, limits: Limits) -> None:
         self._limits = limits
         self._messages: deque[tuple[Message, int]] = deque()
         self._bytes = 0
+        self._signs_of_life: dict[int, Message] = {}
+
+    def put_sign_of_life(self, message: Message) -> None:
+        """Keeps a message that only says that its sender lives. A later one replaces it."""
+        self._signs_of_life[message.sender] = message
+
+    def take_signs_of_life(self) -> list[Message]:
+        taken = list(self._signs_of_life.values())
+        self._signs_of_life.clear()
+        return taken
 
     def put(self, message: Message, size: int) -> bool:
         """Queues a message of `size` bytes. Returns False, and drops it, above the limits."""

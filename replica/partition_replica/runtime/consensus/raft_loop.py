@@ -16,7 +16,6 @@ from typing import TypeVar
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import (
     Configuration,
-    HardState,
     LogBatch,
     LogEntry,
     Position,
@@ -44,9 +43,11 @@ from partition_replica.runtime.consensus.contacts import Contacts
 from partition_replica.runtime.consensus.inbox import Inbox
 from partition_replica.runtime.consensus.log_writer import LogWriter
 from partition_replica.runtime.consensus.loop_hooks import LoopHooks
+from partition_replica.runtime.consensus.outbox import Outbox
 from partition_replica.runtime.consensus.proposals import PendingProposal, Proposals
 from partition_replica.runtime.consensus.roster import Roster
 from partition_replica.runtime.consensus.ticker import Ticker
+from partition_replica.runtime.consensus.unsaved_commit import UnsavedCommit
 from partition_replica.runtime.consensus.waits import ReadIndexes
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.storage.failpoints import reach
@@ -58,8 +59,9 @@ T = TypeVar("T")
 
 VOTE_REQUESTS = frozenset({MessageKind.REQUEST_VOTE, MessageKind.REQUEST_PRE_VOTE})
 
-TICKS_A_ROUND_MAX = 1
-"""A loop that was delayed does not catch up on ticks: that would start needless elections."""
+NAP_TICKS_MAX = 4
+"""A follower wakes after this time at the latest: later than its leader's next heartbeat, and far
+sooner than an election. A delayed loop counts no more than this before it reads its messages."""
 
 WORK_A_ROUND_MAX = 16
 """Readys handled per round, so that other tasks run, too: after a restart the log may be long."""
@@ -70,9 +72,6 @@ when the disk is done."""
 
 READ_INDEX_AGAIN_TICKS = 3
 """A follower asks its leader for a read index again after this time without an answer."""
-
-COMMIT_FLUSH_S = 1.0
-"""A new commit index is saved with the next entries, or after this time."""
 
 
 @dataclass(slots=True)
@@ -112,7 +111,6 @@ class RaftLoop:
         promised a leader so, and has forgotten it (`lease`)."""
         self._voteless_ticks = voteless_ticks
         self._engine = engine
-        self._transport = transport
         self._limits = limits
         self._metrics = metrics
         self._roster = roster
@@ -123,6 +121,7 @@ class RaftLoop:
         self._wall_ms = wall_ms
         loop = asyncio.get_running_loop()
         self._now = loop.time
+        self._outbox = Outbox(transport, election_ticks * tick_s, self._now)
         self._writer = log_writer(
             log,
             loop,
@@ -138,12 +137,10 @@ class RaftLoop:
         self._in_flight: deque[_InFlight] = deque()
         self._on_disk = 0
         self._durable_number = 0
-        self._unsaved_commit: HardState | None = None
-        self._unsaved_since = 0.0
-        self._ticks = 0
+        self._unsaved_commit = UnsavedCommit()
         self._wake = asyncio.Event()
         self._announcements = CommitAnnouncements(limits.commit_delay_s, self._wake.set)
-        self._ticker = Ticker(tick_s, election_ticks, self._ticked)
+        self._ticker = Ticker(tick_s, election_ticks, self._wake.set)
         self._contacts = Contacts(
             roster, self._ticker, self._now, lambda: self._engine.status().term
         )
@@ -172,7 +169,10 @@ class RaftLoop:
         """Queues a peer's message of `size` bytes, whose blobs must be here already. A message
         above the limits is dropped."""
         self._contacts.received(message)
-        if self._inbox.put(message, size):
+        is_answer = message.kind == MessageKind.HEARTBEAT_RESPONSE
+        if is_answer and self._engine.only_a_sign_of_life(message):
+            self._inbox.put_sign_of_life(message)  # wakes nobody
+        elif self._inbox.put(message, size):
             self._wake.set()
         else:
             self._metrics.messages_dropped.labels("inbox_full").inc()
@@ -198,8 +198,7 @@ class RaftLoop:
         self._contacts.connected(member)
 
     def heard_from(self, member: int, within_s: float) -> bool:
-        """Whether a member sent a message within `within_s`. raft-rs resets its own flag at each
-        election."""
+        """Whether a member sent a message within `within_s`. raft-rs forgets it at elections."""
         return self._now() - self._contacts.heard_at(member) <= within_s
 
     def leaderless_s(self) -> float:
@@ -289,16 +288,11 @@ class RaftLoop:
     def close(self) -> None:
         """Saves an unsaved commit index and ends the writer. Cancel the task of `run` first."""
         self._announcements.close()
-        if self._unsaved_commit is not None:
-            self._writer.write(self._durable_number, LogBatch(hard_state=self._unsaved_commit))
-            self._unsaved_commit = None
+        if self._unsaved_commit:
+            self._save_commit()
         self._writer.close()
 
     # --- a round ------------------------------------------------------------------------------
-
-    def _ticked(self) -> None:
-        self._ticks = min(self._ticks + 1, TICKS_A_ROUND_MAX)
-        self._wake.set()
 
     def _round(self) -> None:
         self._retire()
@@ -314,27 +308,35 @@ class RaftLoop:
                 break
         else:
             self._wake.set()
-        self._flush_commit()
+        if self._unsaved_commit.due(self._now()) and not self._on_disk:
+            reach("hard_state.before")
+            self._save_commit()
         for body in self._after_round:
             body()
         self._after_round.clear()
+        self._ticker.nap(self._quiet_ticks())
+
+    def _quiet_ticks(self) -> int:
+        """The ticks that this loop can do without, if nothing else happens: 1 while something waits
+        that each round looks at, or while there is no leader."""
+        waits = self._in_flight or self._unsaved_commit or self._reads.asked
+        if waits or not self._roster.leader:
+            return 1
+        ticks = self._engine.ticks_to_act()
+        return ticks if self.role == "leader" else min(ticks, NAP_TICKS_MAX)
 
     def _feed(self) -> None:
-        for _ in range(self._ticks):
+        for message in self._inbox.take_signs_of_life():
+            self._step(message)  # first: a tick may ask who lives
+        ticks = self._ticker.take()
+        for _ in range(ticks):
             self._engine.tick()
-        self._voteless_ticks -= min(self._ticks, self._voteless_ticks)
-        self._ticks = 0
+        self._voteless_ticks -= min(ticks, self._voteless_ticks)
         for message in self._inbox.take():
             if self._voteless_ticks and message.kind in VOTE_REQUESTS:
                 self._metrics.messages_dropped.labels("voteless").inc()
-                continue
-            try:
-                self._engine.step(message)
-            except PeerNotFound:
-                self._metrics.messages_dropped.labels("not_a_member").inc()
-            except InvalidMessage as error:
-                self._metrics.messages_dropped.labels("invalid").inc()
-                logger.warning("a message of member %x is refused: %s", message.sender, error)
+            else:
+                self._step(message)
         if self.role == "leader":
             self._changes.propose(self._engine)
             self._feed_proposals()
@@ -344,6 +346,15 @@ class RaftLoop:
                 self._engine.read_index(self._reads.start())
         elif self.leader and self._reads.wants_leader(self._now(), self._ask_again_s):
             self._engine.read_index(self._reads.start(leading=False))
+
+    def _step(self, message: Message) -> None:
+        try:
+            self._engine.step(message)
+        except PeerNotFound:
+            self._metrics.messages_dropped.labels("not_a_member").inc()
+        except InvalidMessage as error:
+            self._metrics.messages_dropped.labels("invalid").inc()
+            logger.warning("a message of member %x is refused: %s", message.sender, error)
 
     def _feed_proposals(self) -> None:
         """Group commit: while a batch of this leader's own is on its disk, proposals wait. They
@@ -418,23 +429,14 @@ class RaftLoop:
                 work.snapshot.position, work.snapshot.configuration, generation
             )
         if work.hard_state is not None:
-            self._unsaved_commit = work.hard_state
-            self._unsaved_since = self._unsaved_since or self._now()
+            self._unsaved_commit.note(work.hard_state, self._now())
         if work.must_sync or work.entries or work.snapshot is not None:
-            batch.hard_state, self._unsaved_commit = self._unsaved_commit, None
-            self._unsaved_since = 0.0
+            batch.hard_state = self._unsaved_commit.take()
         return batch
 
-    def _flush_commit(self) -> None:
-        """Saves a commit index that was not saved with entries for a while. Losing it would be
-        safe; saving it shortens what a restart has to learn again."""
-        if self._unsaved_commit is None or self._on_disk:
-            return
-        if self._now() - self._unsaved_since >= COMMIT_FLUSH_S:
-            reach("hard_state.before")
-            self._writer.write(self._durable_number, LogBatch(hard_state=self._unsaved_commit))
-            self._unsaved_commit = None
-            self._unsaved_since = 0.0
+    def _save_commit(self) -> None:
+        hard_state = self._unsaved_commit.take()
+        self._writer.write(self._durable_number, LogBatch(hard_state=hard_state))
 
     def _persisted(self, number: int, released: list[Digest]) -> None:
         self._durable_number = max(self._durable_number, number)
@@ -467,19 +469,13 @@ class RaftLoop:
                 self._hooks.state_installed(item.snapshot)
 
     def _send(self, messages: list[Message]) -> None:
-        by_member: dict[int, list[bytes]] = {}
-        for message in messages:
-            if message.kind == MessageKind.SNAPSHOT:
-                self._hooks.send_state(message)
-            else:
-                by_member.setdefault(message.to, []).append(message.encode())
-        for member, encoded in by_member.items():
-            self._transport.send(member, encoded)
+        self._outbox.send(messages, self._hooks.send_state)
 
     def _role_changed(self, role: str, leader: int) -> None:
         was_leader = self.role == "leader"
         if self.role == "follower" and role != "follower":
             self._metrics.elections_started.inc()
+        self.leaderless_s()  # notes until when the leader so far was heard
         self.role, self._roster.leader = role, leader
         if self._reads.lease is not None:
             self._reads.lease.role_changed()

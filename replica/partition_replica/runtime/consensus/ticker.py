@@ -1,9 +1,15 @@
-"""The engine's clock, with a fast clock for a follower whose connection from the leader broke.
+"""The engine's clock. It counts ticks, and wakes the loop only for one that makes the engine act.
 
-If a leader's process dies, its kernel closes its connections at once. The followers need not wait a
-whole election time-out to act on that. So a follower ticks FAST_TICKS_A_TICK times faster from the
-end of the leader's stream until it hears of a leader, becomes leader, or an election time-out of
-the normal clock has passed. No time-out changes in ticks.
+**Naps.** Most ticks only count: a leader's between two heartbeats, and a follower's while it hears
+of its leader. The loop says after each round how many ticks it can do without (`nap`). Ticks that
+passed meanwhile are taken together (`take`), at the next message or when the nap ends, and before
+the message. So the engine sees ticks and messages in the order in which they came.
+
+**The fast clock** is for a follower whose connection from the leader broke. If a leader's process
+dies, its kernel closes its connections at once. The followers need not wait a whole election
+time-out to act on that. So a follower ticks FAST_TICKS_A_TICK times faster from the end of the
+leader's stream until it hears of a leader, becomes leader, or an election time-out of the normal
+clock has passed. No time-out changes in ticks.
 
 **One broken stream, and a leader that lives.** The follower asks for pre-votes early. The leader
 and the other followers ignore it: they heard of the leader within an election time-out of their own
@@ -35,6 +41,13 @@ election time-out is 100 to 200 ms: longer than a reconnection of a live leader 
 handshake), and than the round trips and fsyncs of an election, so that two candidates rarely split
 the votes."""
 
+LATE_TICKS = 1.0
+"""A nap that ends this many ticks too late counts as one tick: the process was stopped, or had no
+processor, and messages that came meanwhile may still wait in their sockets."""
+
+EARLY_S = 1e-6
+"""A timer may fire this much too early, because times are rounded."""
+
 
 def vote_refused_s(tick_s: float, election_ticks: int) -> float:
     """Seconds for which a follower, by its own clock, at least refuses its vote after it has heard
@@ -44,60 +57,109 @@ def vote_refused_s(tick_s: float, election_ticks: int) -> float:
 
 
 class Ticker:
-    """Calls `ticked` once per tick. A tick may be late, and is never made up for. On the event
-    loop."""
+    """Counts the engine's ticks. A tick may be late, and is never made up for: between two rounds
+    of the loop, no more ticks pass than the nap has. On the event loop."""
 
-    def __init__(self, tick_s: float, election_ticks: int, ticked: Callable[[], None]) -> None:
-        self._tick_s = tick_s
+    def __init__(self, tick_s: float, election_ticks: int, wake: Callable[[], None]) -> None:
+        """`wake` is called when a nap ends. Then `take` and `nap` are due."""
+        self._slow_s = tick_s
         self._fast_for_s = election_ticks * tick_s
-        self._ticked = ticked
+        self._wake = wake
         self._loop = asyncio.get_running_loop()
         self._running = False
         self._timer: asyncio.TimerHandle | None = None
-        self._ticked_at = 0.0
+        self._timer_at = 0.0
+        self._counted_at = 0.0
+        """When the last tick passed that is counted."""
+        self._nap_ticks = 1
+        self._due = 0
+        """Ticks of the nap that are counted and not taken yet."""
         self._fast_until = 0.0
         self.fast = False
         """Whether the fast clock runs."""
 
     def start(self) -> None:
         self._running = True
-        self._ticked_at = self._loop.time()
+        self._counted_at = self._loop.time()
         self._set_timer()
 
     def stop(self) -> None:
         self._running = False
         self._cancel_timer()
 
+    def take(self) -> int:
+        """The ticks that passed since the last call: at most those of the nap. Call it before the
+        engine is told of anything else."""
+        self._count()
+        due, self._due = self._due, 0
+        self._nap_ticks -= due
+        return due
+
+    def nap(self, ticks: int) -> None:
+        """Calls `wake` when this many ticks have passed, at least one. Call it after `take`, when
+        the engine has been told of everything."""
+        self._nap_ticks = max(1, ticks)
+        # Under load this is called for each message. A timer that is a little too early may stay.
+        if self._timer is None or not 0 <= self._ends_at() - self._timer_at < self._tick_s:
+            self._set_timer()
+
     def hurry(self) -> None:
         """Starts the fast clock. It ends after an election time-out of the normal clock: without a
         quorum, faster elections would only be more elections. The next tick is a fast one, counted
         from the last tick."""
+        self._count()
+        now = self._loop.time()
         self.fast = True
-        self._fast_until = self._loop.time() + self._fast_for_s
+        self._fast_until = now + self._fast_for_s
+        self._counted_at = max(self._counted_at, now - self._tick_s)  # at most one tick at once
         self._set_timer()
 
     def calm(self) -> None:
         """Ends the fast clock. The next tick comes a normal tick after the last one."""
         if self.fast:
+            self._count()
             self.fast = False
             self._set_timer()
+
+    @property
+    def _tick_s(self) -> float:
+        return self._slow_s / FAST_TICKS_A_TICK if self.fast else self._slow_s
+
+    def _ends_at(self) -> float:
+        # From the last tick, so that a connection that comes and goes does not stop the clock.
+        return self._counted_at + (self._nap_ticks - self._due) * self._tick_s
+
+    def _count(self) -> None:
+        """Counts the ticks that have passed."""
+        now, tick_s, left = self._loop.time(), self._tick_s, self._nap_ticks - self._due
+        if not self._running or left <= 0:
+            return
+        late_s = now - self._ends_at()
+        if late_s < -EARLY_S:
+            passed = int((now - self._counted_at + EARLY_S) / tick_s)
+            self._due += passed
+            self._counted_at += passed * tick_s
+        else:
+            self._due += left if late_s < LATE_TICKS * tick_s else 1
+            self._counted_at = now
+        if self.fast and now >= self._fast_until:
+            self.fast = False
 
     def _set_timer(self) -> None:
         self._cancel_timer()
         if self._running:
-            tick_s = self._tick_s / FAST_TICKS_A_TICK if self.fast else self._tick_s
-            # From the last tick, so that a connection that comes and goes does not stop the clock.
-            at = max(self._ticked_at + tick_s, self._loop.time())
-            self._timer = self._loop.call_at(at, self._tick)
+            self._timer_at = self._ends_at()
+            self._timer = self._loop.call_at(max(self._timer_at, self._loop.time()), self._fired)
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _tick(self) -> None:
-        if self.fast and self._loop.time() >= self._fast_until:
-            self.fast = False
-        self._ticked_at = self._loop.time()
-        self._set_timer()
-        self._ticked()
+    def _fired(self) -> None:
+        self._timer = None
+        if self._ends_at() > self._loop.time() + EARLY_S:
+            self._set_timer()  # the nap was prolonged
+        else:
+            self._count()
+            self._wake()

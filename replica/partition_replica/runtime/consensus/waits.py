@@ -122,6 +122,11 @@ class ReadIndexes:
     def wanted(self) -> bool:
         return bool(self._next) or self._renewing
 
+    @property
+    def asked(self) -> bool:
+        """Whether requests wait, for a round or for its answer."""
+        return bool(self._next or self._under_way)
+
     def leased(self) -> bool:
         """Whether a read may be answered at this moment without a round. While reads ask, rounds
         are sent now and then that nobody waits for, so that the lease goes on."""
