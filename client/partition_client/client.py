@@ -132,11 +132,9 @@ class AsyncClient:
 
         if large:
             await upload(list(large))
-        proposal = types.Proposal(
-            preconditions=preconditions or [],
-            payloads=[source.payload() for source in sources],
-            operations=operations,
-        )
+        proposal = types.Proposal(preconditions=preconditions or [], operations=operations)
+        for source in sources:
+            source.add_to(proposal)
         pending = PendingAppend(
             proposal, wait_applied, check_seconds(allowed_s), upload if large else None
         )

@@ -41,11 +41,6 @@ def relative(path: bytes, under: bytes) -> bytes:
     return os.fsencode(PurePosixPath(os.fsdecode(path)).relative_to(os.fsdecode(under)))
 
 
-def below(under: bytes, name: bytes) -> bytes:
-    """The path of the entry `name` of the directory `under`."""
-    return os.fsencode(PurePosixPath(os.fsdecode(under)) / os.fsdecode(name))
-
-
 def parent(path: bytes) -> bytes:
     """The directory that holds `path`; b"" is the root."""
     return tree_path(os.fsencode(PurePosixPath(os.fsdecode(path)).parent))

@@ -51,15 +51,16 @@ class PayloadSource:
         return cls(hashlib.sha256(content).digest(), len(content), mode, content)
 
     @classmethod
-    def of_file(cls, path: Path) -> "PayloadSource":
+    def of_file(cls, path: Path | str) -> "PayloadSource":
         """Reads the file once for its digest. Keeps content up to INLINE_BYTES_MAX in memory.
         Raises OSError with the file's name, and SourceFailed for larger content that can't be read
         a second time to send it, such as a pipe's."""
         digest, size = hashlib.sha256(), 0
         try:
             with open(path, "rb", buffering=0) as file:
-                mode = os.fstat(file.fileno()).st_mode
-                first = _read_up_to(file, INLINE_BYTES_MAX + 1)
+                status = os.fstat(file.fileno())
+                mode = status.st_mode
+                first = _read_first(file, status)
                 if len(first) <= INLINE_BYTES_MAX:
                     return cls.of_bytes(first, mode & 0o777)
                 if not stat.S_ISREG(mode):
@@ -75,13 +76,29 @@ class PayloadSource:
         except OSError as error:
             error.filename = error.filename or str(path)
             raise
-        return cls(digest.digest(), size, mode & 0o777, path)
+        return cls(digest.digest(), size, mode & 0o777, Path(path))
 
-    def payload(self) -> types.Payload:
-        payload = types.Payload(digest=self.digest, size=self.size, mode=self.mode)
-        if self.size <= INLINE_BYTES_MAX and isinstance(self.content, bytes):
-            payload.data = self.content
-        return payload
+    def add_to(self, proposal: types.Proposal) -> None:
+        """Adds the payload, with its content if that travels in the append. A message that is made
+        first would be encoded and decoded to be added."""
+        inline = self.size <= INLINE_BYTES_MAX and isinstance(self.content, bytes)
+        proposal.payloads.add(
+            digest=self.digest,
+            size=self.size,
+            mode=self.mode,
+            data=self.content if inline and isinstance(self.content, bytes) else b"",
+        )
+
+
+def _read_first(file: io.FileIO, status: os.stat_result) -> bytes:
+    """As `_read_up_to` INLINE_BYTES_MAX + 1 bytes. A regular file that is as large as its status
+    says takes one read, into no more memory than that."""
+    if not stat.S_ISREG(status.st_mode) or not 0 < status.st_size <= INLINE_BYTES_MAX:
+        return _read_up_to(file, INLINE_BYTES_MAX + 1)
+    found = file.read(status.st_size + 1)
+    if len(found) == status.st_size:
+        return found
+    return found + _read_up_to(file, INLINE_BYTES_MAX + 1 - len(found))
 
 
 def _read_up_to(file: io.FileIO, size: int) -> bytes:

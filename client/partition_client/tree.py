@@ -7,7 +7,8 @@ import stat
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from operator import attrgetter, itemgetter
+from pathlib import Path
 
 from partition_proto.v1 import types_pb2 as types
 
@@ -19,7 +20,7 @@ from partition_client.client import (
     remove_entry,
 )
 from partition_client.errors import NotFound, TreeMismatch, not_written
-from partition_client.paths import ancestors, below, parent, relative, tree_path
+from partition_client.paths import ancestors, parent, relative, tree_path
 from partition_client.sources import INLINE_BYTES_MAX, TOGETHER_BYTES_MAX, PayloadSource
 
 BATCH_BYTES_MAX = 512 * 1024
@@ -59,12 +60,25 @@ class TreeSummary:
 
 
 @dataclass(slots=True)
+class _File:
+    """A local file, and its path in the tree. `replaces`: whether something may be at that path."""
+
+    target: bytes
+    path: str
+    replaces: bool
+
+
+@dataclass(slots=True)
 class _Batch:
+    """The files of one append."""
+
     operations: list[types.Operation] = field(default_factory=list)
     sources: list[PayloadSource] = field(default_factory=list)
     size: int = 0
     inline: bool = True
     """Whether the append carries the content."""
+    links: list[int] = field(default_factory=list)
+    """Of each source, the number of the operation that links it."""
 
     def full(self, source: PayloadSource, bytes_max: int, files_max: int) -> bool:
         """Whether there is no room for the source."""
@@ -72,29 +86,48 @@ class _Batch:
             self.size + source.size > bytes_max or len(self.sources) >= files_max
         )
 
-    def add(self, path: bytes, source: PayloadSource) -> None:
+    def add(self, path: bytes, source: PayloadSource, *, replaces: bool) -> None:
         self.sources.append(source)
-        self.operations.append(remove_entry(path))
+        if replaces:
+            self.operations.append(remove_entry(path))
+        self.links.append(len(self.operations))
         self.operations.append(link_payload(len(self.sources), path))
         self.size += source.size
 
+    def rest(self, outcomes: tuple[int, ...]) -> "_Batch | None":
+        """The files that were not put, because somebody else put something at a path that was free.
+        None if all were put. Raises TreeMismatch if one can't be."""
+        left = _Batch(inline=self.inline)
+        if not outcomes:
+            return None
+        for link, source in zip(self.links, self.sources, strict=True):
+            outcome = outcomes[link]
+            if outcome == types.OUTCOME_APPLIED:
+                continue
+            path = self.operations[link].create_hard_link.destination_path
+            removed = link and self.operations[link - 1].HasField("remove_directory_entry")
+            if removed or outcome != types.OUTCOME_DESTINATION_EXISTS:
+                raise not_written(path, outcome)
+            left.add(path, source, replaces=True)
+        return left if left.sources else None
 
-def scan(root: Path, summary: TreeSummary) -> Iterator[tuple[bytes, Path, bool]]:
-    """Yields (path in the tree, local path, whether it is a directory), parents before their
-    content. Adds skipped paths to the summary."""
-    stack = [PurePosixPath()]
+
+def scan(root: Path, summary: TreeSummary) -> Iterator[tuple[bytes, "os.DirEntry[str]"]]:
+    """Yields (path in the tree, the entry of the local directory), parents before their content.
+    Adds skipped paths to the summary."""
+    stack = [(os.fspath(root), "")]
     while stack:
-        directory = stack.pop()
-        with os.scandir(root / directory) as found:
-            entries = sorted(found, key=lambda entry: entry.name)
+        directory, prefix = stack.pop()
+        with os.scandir(directory) as found:
+            entries = sorted(found, key=attrgetter("name"))
         for entry in entries:
-            name = directory / entry.name
+            name = prefix + entry.name
             if entry.is_symlink() or not (entry.is_dir() or entry.is_file()):
                 summary.skipped.append(os.fspath(root / name))
-            else:
-                yield os.fsencode(name), root / name, entry.is_dir()
-                if entry.is_dir():
-                    stack.append(name)
+                continue
+            yield os.fsencode(name), entry
+            if entry.is_dir():
+                stack.append((entry.path, name + "/"))
 
 
 @asynccontextmanager
@@ -129,25 +162,31 @@ async def put_tree(
     under = tree_path(under)
     directories = dict.fromkeys(ancestors(under), DIRECTORY_MODE)
     holds: set[bytes] = {parent(path) for path in directories}
-    files: list[tuple[bytes, Path]] = []
-    total = 0
+    files: list[_File] = []
+    prefix = under + b"/" if under else b""
 
-    def survey() -> list[tuple[bytes, Path, os.stat_result]]:
-        return [(name, path, path.stat()) for name, path, _ in scan(root, summary)]
+    def survey() -> int:
+        """Returns the total size of the files."""
+        total = 0
+        for name, entry in scan(root, summary):
+            target, found = prefix + name, entry.stat()
+            holds.add(target.rpartition(b"/")[0])
+            if stat.S_ISDIR(found.st_mode):
+                directories[target] = found.st_mode & 0o777
+                summary.directories += 1
+            else:
+                files.append(_File(target, entry.path, replaces=True))
+                total += found.st_size
+        return total
 
-    for name, path, found in await asyncio.to_thread(survey):
-        target = below(under, name)
-        holds.add(parent(target))
-        if stat.S_ISDIR(found.st_mode):
-            directories[target] = found.st_mode & 0o777
-            summary.directories += 1
-        else:
-            files.append((target, path))
-            total += found.st_size
-    begin(total)
-    there = await _make_directories(client, directories)
+    begin(await asyncio.to_thread(survey))
+    there = set(await _make_directories(client, directories))
     # Directories that get content need no check: its outcomes show whether a file is in the place.
-    await _check_directories(client, [path for path in there if path not in holds])
+    await _check_directories(client, [path for path in directories if path in there - holds])
+    for file in files:
+        directory = file.target.rpartition(b"/")[0]
+        # A directory that this call made is empty, unless somebody else uses it, too.
+        file.replaces = directory not in directories or directory in there
     await _put_files(client, files, summary, progress)
     return summary
 
@@ -191,7 +230,7 @@ async def _check_directories(client: AsyncClient, paths: list[bytes]) -> None:
 
 async def _put_files(
     client: AsyncClient,
-    files: list[tuple[bytes, Path]],
+    files: list[_File],
     summary: TreeSummary,
     progress: Progress,
 ) -> None:
@@ -199,10 +238,12 @@ async def _put_files(
 
     async def send(batch: _Batch, slots: asyncio.Semaphore) -> None:
         try:
-            appended = await client.append(batch.operations, batch.sources, wait_applied=True)
+            left: _Batch | None = batch
+            while left is not None:  # at most twice
+                appended = await client.append(left.operations, left.sources, wait_applied=True)
+                left = left.rest(appended.outcomes)
         finally:
             slots.release()
-        _check_links(batch, appended.outcomes)
         summary.files += len(batch.sources)
         summary.bytes += batch.size
         progress(len(batch.sources), batch.size)
@@ -216,34 +257,27 @@ async def _put_files(
             group.create_task(send(batch, slots))
 
 
-def _batches(files: list[tuple[bytes, Path]]) -> Iterator[_Batch]:
+def _batches(files: list[_File]) -> Iterator[_Batch]:
     """Reads files, and puts them into batches: small ones, larger ones, and each of the largest by
     itself. Raises what PayloadSource.of_file raises."""
     small, larger = _Batch(), _Batch(inline=False)
-    for name, path in files:
-        source = PayloadSource.of_file(path)
+    for file in files:
+        source = PayloadSource.of_file(file.path)
         if source.size <= INLINE_BYTES_MAX:
             if small.full(source, BATCH_BYTES_MAX, BATCH_FILES_MAX):
                 yield small
                 small = _Batch()
-            small.add(name, source)
+            small.add(file.target, source, replaces=file.replaces)
         elif source.size <= TOGETHER_BYTES_MAX:
             if larger.full(source, UPLOAD_BYTES_MAX, UPLOAD_FILES_MAX):
                 yield larger
                 larger = _Batch(inline=False)
-            larger.add(name, source)
+            larger.add(file.target, source, replaces=file.replaces)
         else:
             alone = _Batch(inline=False)
-            alone.add(name, source)
+            alone.add(file.target, source, replaces=file.replaces)
             yield alone
     yield from (batch for batch in (small, larger) if batch.sources)
-
-
-def _check_links(batch: _Batch, outcomes: tuple[int, ...]) -> None:
-    """Raises TreeMismatch unless all links, which are every second operation, were applied."""
-    for operation, outcome in zip(batch.operations[1::2], outcomes[1::2], strict=False):
-        if outcome != types.OUTCOME_APPLIED:
-            raise not_written(operation.create_hard_link.destination_path, outcome)
 
 
 async def get_tree(
@@ -331,10 +365,10 @@ def digest_directory(root: Path, summary: TreeSummary | None = None) -> str:
     """As `digest_tree`, for a local directory: equal after `put_tree` copied it to an empty tree.
     Leaves out what a tree can't contain, and adds it to the summary. Raises OSError."""
     total = hashlib.sha256()
-    for name, path, is_directory in sorted(scan(root, summary or TreeSummary())):
-        _add_entry(total, name, is_directory, path.stat().st_mode & 0o777)
-        if not is_directory:
-            with path.open("rb") as file:
+    for name, entry in sorted(scan(root, summary or TreeSummary()), key=itemgetter(0)):
+        _add_entry(total, name, entry.is_dir(), entry.stat().st_mode & 0o777)
+        if not entry.is_dir():
+            with open(entry.path, "rb") as file:
                 total.update(hashlib.file_digest(file, "sha256").digest())
     return total.hexdigest()
 

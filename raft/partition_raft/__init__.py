@@ -52,8 +52,10 @@ from partition_raft._engine import (
     Snapshot,
     SoftState,
     Status,
+    blob_digests,
     decode_conf_change,
     encode_conf_change,
+    seal_row,
 )
 
 
@@ -130,6 +132,8 @@ __all__ = [
     "Snapshot",
     "SoftState",
     "Status",
+    "blob_digests",
     "decode_conf_change",
     "encode_conf_change",
+    "seal_row",
 ]

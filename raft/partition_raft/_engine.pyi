@@ -76,6 +76,10 @@ class Message:
         """Decodes a peer's bytes. The caller must bound their number. Raises InvalidMessage."""
 
     def encode(self) -> bytes: ...
+    def blob_digests(self) -> list[bytes] | None:
+        """Returns the digests of the blobs that the entries name; None if only protobuf can
+        tell."""
+
     @property
     def kind(self) -> int: ...
     @property
@@ -256,3 +260,9 @@ class Node:
 
 def encode_conf_change(changes: list[tuple[int, int]], joint: bool = ...) -> bytes: ...
 def decode_conf_change(entry: Entry) -> list[tuple[int, int]]: ...
+def seal_row(key: bytes, payload: bytes) -> bytes:
+    """Returns the row of a payload: the CRC-32 of key and payload, 4 bytes, then the payload."""
+
+def blob_digests(body: bytes) -> list[bytes] | None:
+    """Returns the digests of the blobs that an encoded EntryBody names; None if only protobuf can
+    tell."""

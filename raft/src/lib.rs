@@ -9,6 +9,7 @@ mod guard;
 mod logging;
 mod mirror;
 mod node;
+mod rows;
 mod types;
 mod wire;
 
@@ -31,5 +32,7 @@ fn _engine(m: &Bound<'_, PyModule>) -> PyResult<()> {
     m.add_class::<node::Node>()?;
     m.add_function(wrap_pyfunction!(types::decode_conf_change, m)?)?;
     m.add_function(wrap_pyfunction!(types::encode_conf_change, m)?)?;
+    m.add_function(wrap_pyfunction!(rows::blob_digests, m)?)?;
+    m.add_function(wrap_pyfunction!(rows::seal_row, m)?)?;
     Ok(())
 }

@@ -2,7 +2,9 @@
 
 use std::collections::VecDeque;
 
+use bytes::Bytes;
 use pyo3::prelude::*;
+use pyo3::pybacked::PyBackedBytes;
 use pyo3::types::PyBytes;
 use raft::eraftpb::{self, EntryType, MessageType};
 use raft::{RawNode, SnapshotStatus, StateRole};
@@ -326,7 +328,7 @@ impl Node {
     }
 
     /// Proposes `data` as consecutive entries in one message; returns (index of the first, term).
-    fn propose(&mut self, py: Python<'_>, data: Vec<Vec<u8>>) -> PyResult<(u64, u64)> {
+    fn propose(&mut self, py: Python<'_>, data: Vec<PyBackedBytes>) -> PyResult<(u64, u64)> {
         self.not_pending("propose")?;
         let count = data.len() as u64;
         self.call(py, |n| {
@@ -339,7 +341,7 @@ impl Node {
             message.set_entries(
                 data.into_iter()
                     .map(|bytes| eraftpb::Entry {
-                        data: bytes.into(),
+                        data: Bytes::from_owner(bytes),
                         ..Default::default()
                     })
                     .collect::<Vec<_>>()

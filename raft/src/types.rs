@@ -1,13 +1,15 @@
 //! The values that Python and Rust exchange: plain frozen objects. Bytes stay as encoded.
 
-use protobuf::Message as _;
+use bytes::Bytes;
+use protobuf::{CodedOutputStream, Message as _};
 use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
-use pyo3::types::PyBytes;
+use pyo3::pybacked::PyBackedBytes;
+use pyo3::types::{PyBytes, PyList};
 use raft::eraftpb;
 
 use crate::errors::InvalidMessage;
-use crate::wire;
+use crate::{rows, wire};
 
 fn invalid(why: impl std::fmt::Debug) -> PyErr {
     InvalidMessage::new_err(format!("not a raft message: {why:?}"))
@@ -275,18 +277,22 @@ pub struct Message {
 impl Message {
     /// Decodes a peer's bytes. Refuses bytes that the codec cannot decode in bounded stack.
     #[staticmethod]
-    fn decode(data: &[u8]) -> PyResult<Self> {
-        wire::check_message(data).map_err(invalid)?;
-        let mut inner = eraftpb::Message::default();
-        inner.merge_from_bytes(data).map_err(invalid)?;
+    fn decode(data: PyBackedBytes) -> PyResult<Self> {
+        wire::check_message(&data).map_err(invalid)?;
+        // The entries share the caller's bytes.
+        let data = Bytes::from_owner(data);
+        let inner = eraftpb::Message::parse_from_carllerche_bytes(&data).map_err(invalid)?;
         Ok(Message { inner })
     }
 
     fn encode<'py>(&self, py: Python<'py>) -> PyResult<Bound<'py, PyBytes>> {
-        Ok(PyBytes::new(
-            py,
-            &self.inner.write_to_bytes().map_err(invalid)?,
-        ))
+        // Into the object itself: a message may have megabytes of entries.
+        let size = self.inner.compute_size() as usize;
+        PyBytes::new_with(py, size, |place| {
+            self.inner
+                .write_to_with_cached_sizes(&mut CodedOutputStream::bytes(place))
+                .map_err(invalid)
+        })
     }
 
     #[getter]
@@ -342,6 +348,13 @@ impl Message {
             .iter()
             .map(|e| Entry { inner: e.clone() })
             .collect()
+    }
+
+    /// The digests of the blobs that the entries name. None if a search can't know for certain.
+    fn blob_digests<'py>(&self, py: Python<'py>) -> PyResult<Option<Bound<'py, PyList>>> {
+        rows::blobs_of_entries(self.inner.get_entries())
+            .map(|found| rows::digests(py, found))
+            .transpose()
     }
 
     #[getter]

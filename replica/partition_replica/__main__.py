@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import gc
 import logging
 import os
 import sys
@@ -23,6 +24,9 @@ from partition_replica.offline.snapshots.commands import with_todays_action
 
 EXIT_TLS_FILES = 78
 """EX_CONFIG: `serve` ends with it if the TLS files are invalid, before it opens the volume."""
+
+GARBAGE_AFTER_OBJECTS = 10_000
+"""New objects after which Python looks for cycles among them."""
 
 
 def parse(arguments: Sequence[str]) -> ReplicaConfig | argparse.Namespace:
@@ -160,6 +164,10 @@ def main() -> None:
         except pem.BadPem as error:
             print(f"FATAL: {error}", file=sys.stderr, flush=True)
             sys.exit(EXIT_TLS_FILES)
+    # What is imported stays. Else Python would look for cycles in it again and again, for the first
+    # time after 700 new objects.
+    gc.freeze()
+    gc.set_threshold(GARBAGE_AFTER_OBJECTS)
     try:
         code = asyncio.run(SidecarProcess(config).run())
     except Exception as error:  # the last line of the log must name the reason

@@ -108,7 +108,7 @@ WRONG = {
     "a volume that was rolled back": (greeting(last_index=0), "WRONG_CLUSTER"),
     "no receiver": (greeting(to=0), "INVALID_ARGUMENT"),
     "no sender": (greeting(0), "INVALID_ARGUMENT"),
-    "no hello": (PREAMBLE + frames_of([b"message"]), "INVALID_ARGUMENT"),
+    "no hello": (PREAMBLE + b"".join(frames_of([b"message"])), "INVALID_ARGUMENT"),
     "no protobuf": (PREAMBLE + frame(HELLO, b"\xff" * 9), "INVALID_ARGUMENT"),
     "a large hello": (PREAMBLE + HEADER.pack(HELLO, RAFT_HELLO_BYTES_MAX + 1), "INVALID_ARGUMENT"),
     "another protocol": (b"GET / HTTP/1.1\r\n\r\n", "INVALID_ARGUMENT"),
@@ -143,7 +143,7 @@ async def test_what_is_wrong_is_refused_by_name(case: str) -> None:
 async def test_messages_behind_a_refusal_are_not_read() -> None:
     receiver = Receiver()
     async with dialled(receiver.listen()) as connection:
-        connection.write(greeting(cluster="other") + frames_of([b"message"] * 1000))
+        connection.write(greeting(cluster="other") + b"".join(frames_of([b"message"] * 1000)))
         assert await connection.refusal() == "WRONG_CLUSTER"
     assert receiver.replica.seen == receiver.replica.greeted == []
     await receiver.listener.close()
@@ -160,7 +160,7 @@ async def test_a_certificate_of_another_party_is_refused(
     folder = mount(tmp_path / "stranger", pair, pki.authority.certificate)
     receiver = Receiver(folder=pki.folders["replica-0"])
     async with dialled(receiver.listen(), context_of(folder)) as connection:
-        connection.write(greeting() + frames_of([b"message"]))
+        connection.write(greeting() + b"".join(frames_of([b"message"])))
         assert await connection.refusal() == "PERMISSION_DENIED"
     assert receiver.traffic.reasons == ["PERMISSION_DENIED"]
     assert receiver.replica.seen == receiver.replica.greeted == []
@@ -185,7 +185,7 @@ async def test_nobody_comes_in_without_a_certificate_of_ours(
     port = receiver.listen()
     for times in (1, 2):
         async with dialled(port, context) as connection:
-            connection.write(greeting() + frames_of([b"message"]))
+            connection.write(greeting() + b"".join(frames_of([b"message"])))
             assert await connection.answer() is None
         await until(lambda n=times: receiver.traffic.reasons == ["TLS"] * n, "it is counted")
     told = [r.getMessage() for r in caplog.records if "a Raft connection from" in r.message]
@@ -315,8 +315,8 @@ async def test_a_newer_connection_of_a_member_replaces_the_older() -> None:
             connection.write(greeting(member))
             assert await connection.answer() is not None
         assert await older.answer() is None
-        newer.write(frames_of([b"newer"]))
-        other.write(frames_of([b"other"]))
+        newer.write(b"".join(frames_of([b"newer"])))
+        other.write(b"".join(frames_of([b"other"])))
         await until(lambda: len(receiver.replica.seen) == 2, "both arrive")
         assert set(receiver.replica.seen) == {(2, b"newer"), (3, b"other")}
         assert receiver.replica.gone == []

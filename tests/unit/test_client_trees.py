@@ -3,11 +3,14 @@
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from partition_client import AsyncClient, NotFound, RequestRefused, TreeMismatch
 from partition_client.paths import file_path, prefix_end, tree_path
 from partition_client.tree import TreeSummary, digest_directory, digest_tree, get_tree, put_tree
+from partition_replica.core.model import TreeEntry
+from partition_replica.core.paths import parent
 
 from tests.support.stand_in_replica import StandInReplica
 
@@ -151,6 +154,70 @@ async def test_directories_that_are_there_are_kept(
         done = await put_tree(client, tmp_path / "two", b"t")
         assert done.directories == 2
     assert files(replica) == {b"t": b"/", b"t/d": b"/", b"t/d/f": b"1", b"t/e": b"/"}
+
+
+class Shared(StandInReplica):
+    """Notes the kinds of operations, and puts what `somebody` names into each new directory."""
+
+    def __init__(self, somebody: dict[bytes, bytes]) -> None:
+        super().__init__()
+        self.somebody = somebody
+        self.kinds: list[str | None] = []
+
+    def _apply(self, operations: Any, payloads: Any) -> bytes:
+        self.kinds += [one.WhichOneof("operation") for one in operations]
+        outcomes = super()._apply(operations, payloads)
+        for path in [path for path in self.somebody if parent(path) in self.view.nodes]:
+            content = self.somebody.pop(path)
+            if content == b"/":
+                self.view.put_tree_entry(path, TreeEntry(True, 0o755))
+            else:
+                self.put(path, content)
+        return outcomes
+
+
+async def test_files_of_new_directories_replace_nothing(tmp_path: Path) -> None:
+    replica = Shared({})
+    source = make(tmp_path / "source", d__f="1", d__g="2")
+    async with replica.client(deadline_s=10.0) as client:
+        await put_tree(client, source, b"t")
+        assert "remove_directory_entry" not in replica.kinds
+        make(source, d__f="3", e__f="4")
+        await put_tree(client, source, b"t")
+    assert replica.kinds.count("remove_directory_entry") == 2, "of the directory that was there"
+    assert files(replica) == {
+        b"t": b"/",
+        b"t/d": b"/",
+        b"t/d/f": b"3",
+        b"t/d/g": b"2",
+        b"t/e": b"/",
+        b"t/e/f": b"4",
+    }
+
+
+async def test_files_that_somebody_else_puts_meanwhile_are_replaced(tmp_path: Path) -> None:
+    replica = Shared({b"t/f": b"other", b"t/d/g": b"other", b"t/d/mine": b"other"})
+    source = make(tmp_path / "source", f="1", d__f="2", d__g="3")
+    async with replica.client(deadline_s=10.0) as client:
+        done = await put_tree(client, source, b"t")
+    assert done.files == 3
+    assert files(replica) == {
+        b"t": b"/",
+        b"t/f": b"1",
+        b"t/d": b"/",
+        b"t/d/f": b"2",
+        b"t/d/g": b"3",
+        b"t/d/mine": b"other",
+    }
+
+
+async def test_a_directory_that_somebody_else_fills_meanwhile_is_said(tmp_path: Path) -> None:
+    replica = Shared({b"t/f": b"/", b"t/f/mine": b"other"})
+    source = make(tmp_path / "source", f="1")
+    async with replica.client(deadline_s=10.0) as client:
+        with pytest.raises(TreeMismatch, match="b't/f' was not written: the path exists"):
+            await put_tree(client, source, b"t")
+    assert files(replica)[b"t/f/mine"] == b"other"
 
 
 async def test_the_first_failure_is_raised_itself(

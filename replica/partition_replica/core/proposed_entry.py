@@ -12,6 +12,7 @@ from google.protobuf.message import DecodeError
 from partition_proto.v1 import log_store_pb2
 from partition_proto.v1 import types_pb2 as types
 
+from partition_replica.core.payloads import may_name_blobs
 from partition_replica.core.sessions import CONTENT_DIGEST_BYTES, content_digest
 from partition_replica.errors import InvalidArgument
 
@@ -110,13 +111,17 @@ class ProposalEncoder:
     def entry(
         self, sequence: int, content: bytes, encoded: bytes, proposal: types.Proposal
     ) -> ProposedEntry:
-        """The entry of `encode`'s result, once the proposal is checked. A proposal with payloads is
-        encoded anew: `payloads.may_name_blobs` looks for them in bytes that protobuf wrote."""
-        if proposal.payloads:
+        """The entry of `encode`'s result, once the proposal is checked. A proposal whose payloads
+        `may_name_blobs` would not find is encoded anew: protobuf reads bytes that it would not
+        write."""
+        if not proposal.payloads:
+            # A caller that sends bytes which protobuf would not write gets the digest of its bytes,
+            # which its retries repeat.
+            digest = hashlib.sha256(content).digest()[:CONTENT_DIGEST_BYTES]
+        elif may_name_blobs(content):
+            digest = content_digest(proposal)
+        else:
             return proposed(types.EntryBody(proposal=proposal))
-        # A caller that sends bytes which protobuf would not write gets the digest of its bytes,
-        # which its retries repeat.
-        digest = hashlib.sha256(content).digest()[:CONTENT_DIGEST_BYTES]
         return ProposedEntry(
             "proposal", self._session, sequence, self._acknowledged_below, digest, encoded
         )

@@ -5,8 +5,9 @@ from google.protobuf.message import DecodeError
 from partition_proto.v1 import types_pb2 as types
 
 from partition_replica.core.model import LogEntry
+from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Damaged
-from partition_replica.ids import LSN, Term
+from partition_replica.ids import LSN, Digest, Term
 
 
 def to_entry(entry: LogEntry) -> raft.Entry:
@@ -16,6 +17,14 @@ def to_entry(entry: LogEntry) -> raft.Entry:
 def from_entry(entry: raft.Entry) -> LogEntry:
     index, term, kind, data, context = entry.row()
     return LogEntry(LSN(index), Term(term), kind, data, context)
+
+
+def blobs_of(message: raft.Message) -> list[Digest]:
+    """The digests of the blobs that a message's entries name. Raises Damaged."""
+    found = message.blob_digests()
+    if found is not None:
+        return [Digest(one) for one in found]
+    return [digest for entry in message.entries for digest in blob_digests(from_entry(entry))]
 
 
 ENTRY_OVERHEAD_BYTES = 300

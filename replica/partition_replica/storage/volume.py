@@ -19,9 +19,9 @@ from collections.abc import Callable
 from pathlib import Path
 
 from partition_replica.core.compaction import LogRetention
-from partition_replica.core.payloads import blob_digests
 from partition_replica.errors import Damaged
 from partition_replica.ids import MemberID
+from partition_replica.storage.blob_names import blob_digests
 from partition_replica.storage.blobs import BlobStore
 from partition_replica.storage.files import VolumeLock, fatal_on_failure, sync_directory
 from partition_replica.storage.garbage import GarbageCollector

@@ -113,10 +113,11 @@ class RaftConnection(asyncio.Protocol):
         return self._greeted and not self._paused and not self._over
 
     def write(self, messages: Sequence[bytes]) -> None:
-        """Sends messages, in order, as one write; only if `writable`. Those that are on their way
-        when the connection ends are lost."""
+        """Sends messages, in order; only if `writable`. Those that are on their way when the
+        connection ends are lost."""
         assert self._transport is not None, "it is connected"
-        self._transport.write(frames_of(messages))
+        for some in frames_of(messages):
+            self._transport.write(some)
 
     async def lost(self) -> Exception:
         """Waits until the connection has ended; returns the reason: RaftRefused or RaftLost."""

@@ -14,6 +14,12 @@ HELLO, REFUSAL, MESSAGE = 1, 2, 3
 
 HEADER = struct.Struct(">BI")
 
+PIECE_BYTES_MIN = 4096
+"""A smaller piece of a frame is copied to the one before it."""
+
+JOINED_BYTES_MAX = 64 * 1024
+"""A larger message is a write of its own: one more call of the system costs less than its copy."""
+
 
 class BadFrame(Exception):
     """The other side does not keep to the protocol: end the connection."""
@@ -23,19 +29,27 @@ def frame(kind: int, content: bytes) -> bytes:
     return HEADER.pack(kind, len(content)) + content
 
 
-def frames_of(messages: Sequence[bytes]) -> bytes:
-    """One frame per message, as one write."""
+def frames_of(messages: Sequence[bytes]) -> Iterator[bytes]:
+    """One frame per message, as few writes: small messages are joined, large ones are not
+    copied."""
     pieces: list[bytes] = []
     for message in messages:
-        pieces += (HEADER.pack(MESSAGE, len(message)), message)
-    return b"".join(pieces)
+        pieces.append(HEADER.pack(MESSAGE, len(message)))
+        if len(message) > JOINED_BYTES_MAX:
+            yield b"".join(pieces)
+            yield message
+            pieces = []
+        else:
+            pieces.append(message)
+    if pieces:
+        yield b"".join(pieces)
 
 
 class FrameReader:
     """Cuts received bytes into frames.
 
-    The content of a frame is copied once out of the bytes of one read. Only a frame that spans
-    several reads is collected first. Nothing else is kept in memory.
+    The content of a frame is copied once out of the bytes of one read, or of several. Until it is
+    complete, the reads that it came in are kept, and nothing else.
     """
 
     def __init__(self, content_bytes_max: int, preamble: bytes = b"") -> None:
@@ -44,37 +58,57 @@ class FrameReader:
         self.content_bytes_max = content_bytes_max
         self._preamble = preamble
         self._begun = bytearray()
-        """The bytes so far of a frame, or of the preamble, that is not complete."""
-        self._wanted = 0
-        """The size of that frame, as far as it is known."""
+        """The bytes so far of the preamble, or of a frame's header."""
+        self._content: list[memoryview | bytearray] = []
+        """The content so far of the frame that has this header."""
+        self._content_bytes = 0
 
     def received(self, data: bytes) -> Iterator[tuple[int, bytes]]:
         """Yields (kind, content) of each frame that these bytes complete. Take all of them. Raises
         BadFrame; then the reader must not be used again."""
         at = self._take_preamble(data) if self._preamble else 0
-        while self._begun:
-            at = self._go_on(data, at)
-            if len(self._begun) < self._wanted:
+        if self._preamble:
+            return
+        if self._begun:
+            at = self._go_on(data, at, HEADER.size)
+            if len(self._begun) < HEADER.size:
                 return
             kind, size = self._header(self._begun, 0)
-            self._wanted = HEADER.size + size
-            if len(self._begun) == self._wanted:
-                content = bytes(memoryview(self._begun)[HEADER.size :])
-                self._begun = bytearray()
-                yield kind, content
+            rest = memoryview(data)[at : at + size - self._content_bytes]
+            self._keep(rest)
+            if self._content_bytes < size:
+                return
+            at += len(rest)
+            content = b"".join(self._content)
+            self._begun, self._content, self._content_bytes = bytearray(), [], 0
+            yield kind, content
+        yield from self._frames_in(data, at)
+
+    def _frames_in(self, data: bytes, at: int) -> Iterator[tuple[int, bytes]]:
+        """The frames that begin and end in `data`, from `at` on. Keeps what is left."""
         end = len(data)
         while end - at >= HEADER.size:
             kind, size = self._header(data, at)
             begin = at + HEADER.size
             if begin + size > end:
-                self._wanted = HEADER.size + size
-                break
+                self._begun += data[at:begin]
+                self._keep(memoryview(data)[begin:])
+                return
             at = begin + size
             yield kind, data[begin:at]
+        self._begun += data[at:]
+
+    def _keep(self, piece: memoryview) -> None:
+        """Small pieces are joined: each object takes memory of its own."""
+        self._content_bytes += len(piece)
+        if len(piece) >= PIECE_BYTES_MIN:
+            self._content.append(piece)
+            return
+        last = self._content[-1] if self._content else None
+        if isinstance(last, bytearray):
+            last += piece
         else:
-            self._wanted = HEADER.size
-        if at < end:
-            self._begun += memoryview(data)[at:]
+            self._content.append(bytearray(piece))
 
     def _header(self, data: bytes | bytearray, at: int) -> tuple[int, int]:
         """The kind and size of the frame that begins there. Raises BadFrame."""
@@ -86,17 +120,15 @@ class FrameReader:
             )
         return kind, size
 
-    def _go_on(self, data: bytes, at: int) -> int:
-        """Adds what is missing of the incomplete frame, from `at` on. Returns the place after
-        it."""
-        end = min(len(data), at + self._wanted - len(self._begun))
+    def _go_on(self, data: bytes, at: int, wanted: int) -> int:
+        """Adds what is missing of `wanted` bytes, from `at` on. Returns the place after it."""
+        end = min(len(data), at + wanted - len(self._begun))
         self._begun += memoryview(data)[at:end]
         return end
 
     def _take_preamble(self, data: bytes) -> int:
         """Returns the place after the preamble's bytes. Raises BadFrame as soon as one differs."""
-        self._wanted = len(self._preamble)
-        at = self._go_on(data, 0)
+        at = self._go_on(data, 0, len(self._preamble))
         found = bytes(self._begun)
         if not self._preamble.startswith(found):
             raise BadFrame(f"the connection begins with {found!r}, not with {self._preamble!r}")

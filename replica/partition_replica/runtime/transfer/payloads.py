@@ -18,9 +18,9 @@ from partition_replica.core.limits import (
     Limits,
 )
 from partition_replica.core.model import Configuration
-from partition_replica.core.payloads import CompletePayloads, MovedContent, blob_digests
+from partition_replica.core.payloads import CompletePayloads, MovedContent
 from partition_replica.core.ports import PeerFailed, PeerTransport
-from partition_replica.engine.entries import from_entry
+from partition_replica.engine.entries import blobs_of
 from partition_replica.engine.port import Message, MessageKind
 from partition_replica.errors import (
     Damaged,
@@ -254,8 +254,7 @@ class Payloads:
     def _missing(self, message: Message) -> list[Digest]:
         return [
             digest
-            for entry in message.entries
-            for digest in blob_digests(from_entry(entry))
+            for digest in blobs_of(message)
             if not self._blobs.pin_present(digest, self._limits.pin_time_to_live_s)
         ]
 

@@ -69,12 +69,11 @@ class LogTables:
         metadata: list[tuple[bytes, bytes]] = []
         for entry in entries:
             key = codec.u64(entry.index)
-            crc = codec.key_crc(key)
             data = b"" if entry.kind else entry.data
-            manifests.append((key, codec.seal_with(crc, data)))
+            manifests.append((key, codec.seal(key, data)))
             term = entry.term or plain_term
             if term:
-                metadata.append((key, codec.seal_with(crc, codec.encode_raft(entry, term))))
+                metadata.append((key, codec.seal(key, codec.encode_raft(entry, term))))
             for digest in self.blob_digests(entry):
                 txn.put(digest + key, b"", db=self.payload)
         # Ascending keys: appending to the right edge leaves full pages.
