@@ -194,8 +194,8 @@ class Reader:
             await fill(client)
         await self.is_in("DiskFull")
         seen = await self.copies(page, "kubectl get partition example")
-        assert "reserve" in seen
-        assert "/var/lib/partition" in await self.copies(page, "kubectl exec example-0")
+        assert "refuse writes" in seen
+        assert "/var/lib/partition" in seen
         place = {"default": self.namespace.name}
         assert "f1\n" in await self.copies(page, "S=example", place | {"PATH": "f0"})
         consumers = page, "$CTL --endpoints $ALL consumer ls", {"NAME": "reader"}
@@ -219,9 +219,9 @@ class Reader:
 
     async def moves_to_another_class(self) -> None:
         page = self.page("scale.md")
-        wanted = NAMED | {"50Gi": "256Mi", "fast": self.fast}
+        wanted = NAMED | {"50Gi": "512Mi", "fast": self.fast}
         await self.copies(page, "kubectl patch partition NAME", wanted)
-        assert "condition met" in await self.copies(page, "kubectl wait", NAMED)
+        assert "condition met" in await self.copies(page, "SEEN=", NAMED)
         for number in range(3):
             spec = self.claim(number)["spec"]
             assert spec["storageClassName"] == self.fast
@@ -229,8 +229,10 @@ class Reader:
         page.assert_all_tried()
 
     async def examines(self, page: Page) -> None:
+        async with self.namespace.access("example") as access, access.client() as client:
+            last = await client.set_key(b"k", b"kept")
         names = {"NAME-N": "example-1", "NAME": "example", "NAMESPACE": self.namespace.name}
-        inspected = await self.copies(page, "REPLICA=", names | {" 42 ": " 5 "})
+        inspected = await self.copies(page, "REPLICA=", names | {" 42 ": f" {last.lsn} "})
         assert "not checked:" not in inspected
         fence = "kubectl annotate partition example logstore.dev/fence"
         self.shell.run(f"{fence}=example-1 --overwrite")
@@ -269,7 +271,7 @@ class Reader:
         kept = await self.copies(page, f"{patch}del", NAMED)
         assert kept.count("<none>") == 3
         await asyncio.to_thread(self.shell.run, "kubectl delete partition example")
-        self.apply(self.fast, "256Mi")
+        self.apply(self.fast, "512Mi")
         await self.is_in("VolumesFound")
         await self.copies(page, f"{patch}boot", NAMED)
         await self.ready()
@@ -303,7 +305,7 @@ class Reader:
             "NAME": "example",
             "OLD": old,
             "…    # the claim": "claim.yaml #",
-            "…    # the Partition": f"{self.written(self.fast, '256Mi', ADOPTED)} #",
+            "…    # the Partition": f"{self.written(self.fast, '512Mi', ADOPTED)} #",
         }
         await self.copies(page, "kubectl delete partition NAME         ", filled_in)
         await self.ready()
@@ -339,7 +341,7 @@ class Reader:
             cluster = re.search(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", done)
             assert cluster is not None, done
             self.shell.run("kubectl delete pvc data-example-1 data-example-2")
-            file = self.written(self.fast, "256Mi", ADOPTED)
+            file = self.written(self.fast, "512Mi", ADOPTED)
             await self.copies(page, "kubectl annotate pvc", {"CLUSTER": cluster[0], "…": file})
         await self.ready()
         assert await self.value() == b"kept"
@@ -358,7 +360,7 @@ class Reader:
             kubectl(*scale, "--replicas=2")
 
     async def begins_empty(self, page: Page) -> None:
-        file = self.written(self.fast, "256Mi")
+        file = self.written(self.fast, "512Mi")
         await self.copies(page, "kubectl delete partition NAME\nkubectl", NAMED | {"…": file})
         await self.ready()
         assert await self.value() is None

@@ -63,7 +63,7 @@ PAGES: dict[str, str | tuple[Block, ...]] = {
     "operations/scale.md": (
         Block("kubectl scale", SHOP),
         Block("kubectl patch partition NAME", VOLUMES),
-        Block("kubectl wait", VOLUMES),
+        Block("SEEN=", VOLUMES),
         Block("spec:\n  storage:", SHOP),
     ),
     "operations/volumes.md": VOLUMES,
