@@ -233,7 +233,7 @@ class Reader:
             last = await client.set_key(b"k", b"kept")
         names = {"NAME-N": "example-1", "NAME": "example", "NAMESPACE": self.namespace.name}
         inspected = await self.copies(page, "REPLICA=", names | {" 42 ": f" {last.lsn} "})
-        assert "not checked:" not in inspected
+        assert "stored from" in inspected
         fence = "kubectl annotate partition example logstore.dev/fence"
         self.shell.run(f"{fence}=example-1 --overwrite")
         wait = "kubectl wait --for=condition=Fenced partition/example --timeout=2m"

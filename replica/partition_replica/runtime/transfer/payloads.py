@@ -30,6 +30,7 @@ from partition_replica.errors import (
     Overloaded,
     PayloadMismatch,
     PayloadMissing,
+    PayloadQuorum,
 )
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
@@ -186,7 +187,8 @@ class Payloads:
         """Returns once a quorum of voters holds each payload durably.
 
         Raises PayloadMissing if this replica itself lacks one, and PayloadQuorum if too few members
-        can be reached.
+        can be reached. If this volume is full, the others are as well: then it raises DiskFull,
+        which a caller does not repeat.
         """
         pin = self._blobs.pin_present
         missing = [d for d in digests if not pin(d, self._limits.pin_time_to_live_s)]
@@ -197,8 +199,15 @@ class Payloads:
                 [bytes(d) for d in missing],
             )
         # Together, because each push is a call of its own, with syncs of its own.
-        for start in range(0, len(digests), PAYLOADS_A_CALL_MAX):
-            await self.dissemination.to_quorum(digests[start : start + PAYLOADS_A_CALL_MAX])
+        try:
+            for start in range(0, len(digests), PAYLOADS_A_CALL_MAX):
+                await self.dissemination.to_quorum(digests[start : start + PAYLOADS_A_CALL_MAX])
+        except PayloadQuorum as error:
+            if not self._disk_full():
+                raise
+            raise DiskFull(
+                f"the volume is below its reserve, and {error}: make room or grow the volumes"
+            ) from error
 
     # --- the follower -------------------------------------------------------------------------
 
