@@ -166,7 +166,21 @@ def install_site(site: Path) -> None:
     _uv(*install, "--no-deps", *members)
     for junk in (*site.rglob("__pycache__"), *site.rglob("tests")):
         shutil.rmtree(junk, ignore_errors=True)
+    use_python_of_path(site / "bin")
     _compile(site)
+
+
+def use_python_of_path(scripts: Path) -> None:
+    """Makes Python scripts start with the python3 of the PATH. Installers write the Python of this
+    machine into them, which the image does not have."""
+    for script in scripts.iterdir():
+        first, _, rest = script.read_bytes().partition(b"\n")
+        if rest.startswith(b"'''exec' "):
+            # A path that is too long for the first line: a shell starts Python in the next two.
+            rest = rest.split(b"\n", 2)[2]
+        elif not first.startswith(b"#!") or b"python" not in first:
+            continue
+        script.write_bytes(b"#!/usr/bin/env python3\n" + rest)
 
 
 def _compile(site: Path) -> None:

@@ -1,5 +1,6 @@
-"""Provisions volumes for the default storage class. Each is an ext4 file system of the requested
-size in its own file, mounted on its node, so that a volume really can become full.
+"""Provisions volumes for the default storage class, and for others of its provisioner. Each is an
+ext4 file system of the requested size in its own file, mounted on its node, so that a volume really
+can become full.
 
 It polls: a volume appears within a second, which is fast enough.
 """
@@ -21,6 +22,8 @@ from dev.cluster.settings import PROVISIONER
 logger = logging.getLogger("provisioner")
 VOLUMES = STATE / "volumes"
 SELECTED_NODE = "volume.kubernetes.io/selected-node"
+CHOSEN = "volume.kubernetes.io/storage-provisioner"
+"""What Kubernetes writes on a claim: the provisioner of its class."""
 POLL_S = 0.5
 
 
@@ -94,8 +97,9 @@ def delete(api: client.CoreV1Api, volume: client.V1PersistentVolume) -> None:
 
 def once(api: client.CoreV1Api) -> None:
     for claim in api.list_persistent_volume_claim_for_all_namespaces().items:
-        node = (claim.metadata.annotations or {}).get(SELECTED_NODE)
-        if claim.status.phase == "Pending" and node and claim.spec.storage_class_name == "loop":
+        marks = claim.metadata.annotations or {}
+        node, ours = marks.get(SELECTED_NODE), marks.get(CHOSEN) == PROVISIONER
+        if claim.status.phase == "Pending" and node and ours:
             provision(api, claim, node)
     for volume in api.list_persistent_volume().items:
         annotations = volume.metadata.annotations or {}

@@ -137,6 +137,7 @@ async def test_an_upload_whose_caller_goes_away_is_adopted_whole_or_taken_back(
         own_member=1,
         configuration=cast("Any", None),
         disk_full=lambda: False,
+        disk_low=lambda: False,
         deliver=cast("Any", None),
         failed=pytest.fail,
     )

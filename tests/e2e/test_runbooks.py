@@ -16,11 +16,14 @@ from dev.object_store import ObjectStoreServer
 from tests.support.backfilled_partitions import SEED, put_seed
 from tests.support.cluster import BUCKET, Cluster, Namespace, content
 from tests.support.local_group import eventually
+from tests.support.pages import Page
 from tests.support.runbook_desk import Desk
-from tests.support.runbooks import Runbook
 from tests.support.seed_logs import seed_log
 
 pytestmark = [pytest.mark.cluster, pytest.mark.long, pytest.mark.timeout(1800)]
+RESTORING = "e2e/test_runbooks.py::test_restoring"
+FAILING = "e2e/test_runbooks.py::test_a_snapshot_that_fails"
+SWITCHING = "e2e/test_runbooks.py::test_switching_replication_on"
 ENDED = ("Verified", "VerifyFailed", "Failed")
 
 
@@ -37,7 +40,7 @@ async def put_something(client: AsyncClient) -> None:
 
 
 async def test_restoring(desk: Desk) -> None:
-    kubectl, runbook = desk.namespace.kubectl, desk.runbook("restore.md")
+    kubectl, runbook = desk.namespace.kubectl, desk.runbook("restore.md", RESTORING)
     desk.make_secret()
     await desk.make_partition()
     async with desk.namespace.access("example") as access, access.client() as client:
@@ -87,7 +90,7 @@ async def test_restoring(desk: Desk) -> None:
 
 
 async def from_the_store_alone(
-    desk: Desk, runbook: Runbook, status: dict[str, Any], wanted: tuple[dict[bytes, bytes], str]
+    desk: Desk, runbook: Page, status: dict[str, Any], wanted: tuple[dict[bytes, bytes], str]
 ) -> None:
     kubectl = desk.namespace.kubectl
     kubectl("delete", "partition,psnap,secret", "--all", "--wait=true")
@@ -121,7 +124,7 @@ async def from_the_store_alone(
 
 
 async def test_a_snapshot_that_fails(desk: Desk) -> None:
-    kubectl, runbook = desk.namespace.kubectl, desk.runbook("snapshot-failing.md")
+    kubectl, runbook = desk.namespace.kubectl, desk.runbook("snapshot-failing.md", FAILING)
     desk.make_secret("wrong" * 8)
     await desk.make_partition()
     desk.take("bad")
@@ -166,7 +169,7 @@ async def test_a_snapshot_that_fails(desk: Desk) -> None:
 
 async def test_switching_replication_on(cluster: Cluster, desk: Desk, tmp_path: Path) -> None:
     """Of a log of directories, so that its part is tried, too."""
-    kubectl, runbook = desk.namespace.kubectl, desk.runbook("enable-replication.md")
+    kubectl, runbook = desk.namespace.kubectl, desk.runbook("enable-replication.md", SWITCHING)
     seed_log(tmp_path / "log")
     kubectl("apply", "-f", "-", stdin=SEED)
     put_seed(cluster, desk.namespace, tmp_path / "log")

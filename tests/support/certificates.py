@@ -6,6 +6,7 @@ import uuid
 from pathlib import Path
 
 from partition_client import Tls
+from partition_operator.api.names import CLIENTS_FILE
 from partition_operator.clients.authority import AuthorityKeeper
 from partition_operator.resources.certificates import (
     KeyPair,
@@ -47,19 +48,23 @@ def make(root: Path, partition: str, replicas: int) -> tuple[dict[str, Tls], dic
     return found, folders
 
 
-def mount(folder: Path, pair: KeyPair, trusted: bytes) -> Path:
-    """Writes files as the kubelet does for a Secret: all of them are exchanged at once."""
+def mount(folder: Path, pair: KeyPair, trusted: bytes, clients: bytes = b"") -> Path:
+    """Writes files as the kubelet does for a Secret: all of them are exchanged at once.
+
+    clients: the content of clients.json; without it there is no such file."""
     folder.mkdir(parents=True, exist_ok=True)
     data = folder / f"..{uuid.uuid4().hex}"
     data.mkdir()
     (data / "tls.crt").write_bytes(pair.certificate)
     (data / "tls.key").write_bytes(pair.key)
     (data / "ca.crt").write_bytes(trusted)
+    if clients:
+        (data / CLIENTS_FILE).write_bytes(clients)
     link = folder / "..new"
     link.symlink_to(data.name)
     old = (folder / "..data").resolve() if (folder / "..data").exists() else None
     link.rename(folder / "..data")
-    for name in ("tls.crt", "tls.key", "ca.crt"):
+    for name in ("tls.crt", "tls.key", "ca.crt", *([CLIENTS_FILE] if clients else [])):
         if not (folder / name).is_symlink():
             (folder / name).symlink_to(f"..data/{name}")
     if old is not None:

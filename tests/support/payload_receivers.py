@@ -43,6 +43,7 @@ class StoringReplica(Replica):
             own_member=OWN,
             configuration=Configuration,
             disk_full=lambda: self.full,
+            disk_low=lambda: self.full,
             deliver=lambda *_: None,
             failed=lambda _: None,
         )

@@ -8,13 +8,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from dev.cluster.layout import ROOT, STATE
+from dev.cluster.layout import STATE
 from dev.object_store import ObjectStoreServer
 from tests.support.cluster import BUCKET, Namespace
 from tests.support.local_group import eventually
-from tests.support.runbooks import Runbook, Terminal
-
-RUNBOOKS = ROOT / "docs" / "runbooks"
+from tests.support.pages import Page, Terminal
 
 PARTITION = """\
 apiVersion: logstore.dev/v1alpha1
@@ -61,8 +59,8 @@ class Desk:
         self.terminal = Terminal(directory, environment)
         self.terminal.run(f"kubectl config set-context --current --namespace={namespace.name}")
 
-    def runbook(self, name: str) -> Runbook:
-        return Runbook(RUNBOOKS / name, self.terminal)
+    def runbook(self, name: str, test: str) -> Page:
+        return Page(f"runbooks/{name}", test, self.terminal)
 
     @property
     def keys(self) -> tuple[str, str]:

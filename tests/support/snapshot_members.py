@@ -203,6 +203,7 @@ class Receiver:
             own_member=RECEIVER,
             configuration=Configuration,
             disk_full=lambda: self.full,
+            disk_low=lambda: self.full,
             deliver=lambda *_: None,
             failed=self._failed,
         )

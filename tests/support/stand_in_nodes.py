@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from partition_operator.api.names import CLIENTS_FILE
 from partition_operator.resources.certificates import KeyPair
 from partition_replica.storage.failpoints import ENVIRONMENT
 
@@ -111,6 +112,10 @@ class StandInNodes:
         """The pod's process ends at the first one from its next start on, at the next one from the
         start after that, and so on; the last one stays. "" is none."""
         self._failpoints[name] = list(failpoints)
+
+    def runs(self, name: str) -> bool:
+        """False before the pod is made, and until it is made anew."""
+        return name in self._pods
 
     def kill(self, name: str) -> None:
         """SIGKILL to the pod's process."""
@@ -221,7 +226,7 @@ class StandInNodes:
             "secret",
             name,
             "-o",
-            "jsonpath={.data.tls\\.crt} {.data.tls\\.key} {.data.ca\\.crt}",
+            "jsonpath={.data.tls\\.crt} {.data.tls\\.key} {.data.ca\\.crt} {.data.clients\\.json}",
             check=check,
         )
 
@@ -267,14 +272,16 @@ class StandInNodes:
     def _mount(self, found: dict[str, Any], *folders: Path) -> None:
         """Writes the Secret's content into these folders, or into those of all pods of the set."""
         words = self._secret(found, check=True).split()
-        certificate, key, authority = (base64.b64decode(word) for word in words)
+        certificate, key, authority, *more = (base64.b64decode(word) for word in words)
+        clients = more[0] if more else b""
         prefix = f"{found['metadata']['name']}-"
         for folder in folders or [
             self._folder / f"{n}-tls" for n in self._pods if n.startswith(prefix)
         ]:
-            current = folder / "tls.crt", folder / "ca.crt"
-            if not folder.exists() or [p.read_bytes() for p in current] != [certificate, authority]:
-                mount(folder, KeyPair(certificate, key), authority)
+            files = (folder / "tls.crt", folder / "ca.crt", folder / CLIENTS_FILE)
+            current = [path.read_bytes() if path.exists() else b"" for path in files]
+            if current != [certificate, authority, clients]:
+                mount(folder, KeyPair(certificate, key), authority, clients)
 
     def _process(
         self, found: dict[str, Any], name: str, ip: str, tls: Path

@@ -142,12 +142,20 @@ class Stage:
 
 @asynccontextmanager
 async def stage(
-    server: ApiServer, folder: Path, *, arguments: tuple[str, ...] = SMALL_STEPS, **settings: str
+    server: ApiServer,
+    folder: Path,
+    *,
+    arguments: tuple[str, ...] = SMALL_STEPS,
+    refresh: bool = False,
+    **settings: str,
 ) -> AsyncIterator[Stage]:
+    """arguments, refresh: of StandInNodes. settings: of the operator's environment."""
     namespace = f"t-{uuid.uuid4().hex[:8]}"
     server.kubectl("create", "namespace", namespace)
     operator = Operator(server, namespace, folder / "operator.log", **settings)
-    nodes = StandInNodes(server.kubectl, namespace, folder / "nodes", arguments=arguments)
+    nodes = StandInNodes(
+        server.kubectl, namespace, folder / "nodes", arguments=arguments, refresh=refresh
+    )
     try:
         async with nodes:
             yield Stage(server, namespace, folder, operator, nodes)

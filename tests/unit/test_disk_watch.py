@@ -24,3 +24,14 @@ def test_writes_are_taken_again_only_when_there_is_room_to_spare(
         seen.append(watch.full())
         assert watch.free_bytes == free[0]
     assert seen == [False, True, True, True, True, False, False]
+
+
+def test_a_follower_refuses_below_half_of_the_reserve(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(disk, "AGE_MAX_S", 0.0)
+    free = [TOTAL]
+    watch = DiskWatch(cast("Any", SimpleNamespace(free_bytes=lambda: (free[0], TOTAL))), RESERVE)
+    seen = []
+    for now in (RESERVE, RESERVE - 1, RESERVE // 2, RESERVE // 2 - 1):
+        free[0] = now
+        seen.append((watch.full(), watch.low()))
+    assert seen == [(False, False), (True, False), (True, False), (True, True)]

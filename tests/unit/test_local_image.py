@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dev import demo, local_image
+from dev.cluster.images import use_python_of_path
 from dev.demo import Demo
 
 ID = "sha256:" + "0123456789abcdef" * 4
@@ -112,3 +113,16 @@ def test_missing_tools_are_named_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(demo.local_image, "missing_tools", lambda wanted: wanted)
     with pytest.raises(SystemExit, match="kubectl, helm, go, docker, kind"):
         Demo("kind-try", "")._image_for_context()
+
+
+def test_scripts_of_the_image_use_its_own_python(tmp_path: Path) -> None:
+    """Not the one of the machine that has built it."""
+    body = b"import sys\nsys.exit(0)\n"
+    (tmp_path / "short").write_bytes(b"#!/home/me/.venv/bin/python\n" + body)
+    long = b"#!/bin/sh\n'''exec' '/a long/path/python' \"$0\" \"$@\"\n' '''\n" + body
+    (tmp_path / "long").write_bytes(long)
+    (tmp_path / "shell").write_bytes(b"#!/bin/sh\necho python\n")
+    use_python_of_path(tmp_path)
+    for name in ("short", "long"):
+        assert (tmp_path / name).read_bytes() == b"#!/usr/bin/env python3\n" + body
+    assert (tmp_path / "shell").read_bytes() == b"#!/bin/sh\necho python\n"

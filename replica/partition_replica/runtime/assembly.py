@@ -212,6 +212,7 @@ def build_member(  # noqa: PLR0913  # everything that a member stands on
         own_member=int(log.identity.member_id),
         configuration=lambda: log.configuration[1],
         disk_full=disk.full,
+        disk_low=disk.low,
         deliver=loop.receive,
         failed=failed,
     )

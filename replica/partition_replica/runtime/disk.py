@@ -34,6 +34,12 @@ class DiskWatch:
         self.full()
         return self.free_bytes < self.reserve_bytes
 
+    def low(self) -> bool:
+        """Whether less than half of the reserve is free: a follower then takes nothing that adds
+        data, whatever its leader accepted."""
+        self.full()
+        return self.free_bytes < self.reserve_bytes // 2
+
     def full(self) -> bool:
         """Whether the replica has to refuse writes. At most AGE_MAX_S old."""
         now = time.monotonic()

@@ -18,9 +18,10 @@ from partition_replica.core.limits import (
     Limits,
 )
 from partition_replica.core.model import Configuration
-from partition_replica.core.payloads import CompletePayloads, MovedContent
+from partition_replica.core.payloads import CompletePayloads, MovedContent, decode_body
 from partition_replica.core.ports import PeerFailed, PeerTransport
-from partition_replica.engine.entries import blobs_of
+from partition_replica.core.validation import passes_full_disk
+from partition_replica.engine.entries import blobs_of, from_entry
 from partition_replica.engine.port import Message, MessageKind
 from partition_replica.errors import (
     Damaged,
@@ -29,6 +30,7 @@ from partition_replica.errors import (
     Overloaded,
     PayloadMismatch,
     PayloadMissing,
+    PayloadQuorum,
 )
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
@@ -67,14 +69,18 @@ class Payloads:
         own_member: int,
         configuration: Callable[[], Configuration],
         disk_full: Callable[[], bool],
+        disk_low: Callable[[], bool],
         deliver: Callable[[Message, int], None],
         failed: Callable[[BaseException], None],
     ) -> None:
+        """disk_full: whether uploads are refused. disk_low: whether a follower refuses what its
+        leader accepted, but for entries that add no data."""
         self._blobs = blobs
         self._transport = transport
         self._limits = limits
         self._metrics = metrics
         self._disk_full = disk_full
+        self._disk_low = disk_low
         self._deliver = deliver
         self._failed = failed
         self.dissemination = Dissemination(
@@ -208,7 +214,8 @@ class Payloads:
         """Returns once a quorum of voters holds each payload durably.
 
         Raises PayloadMissing if this replica itself lacks one, and PayloadQuorum if too few members
-        can be reached.
+        can be reached. If this volume is full, the others are as well: then it raises DiskFull,
+        which a caller does not repeat.
         """
         pin = self._blobs.pin_present
         missing = [d for d in digests if not pin(d, self._limits.pin_time_to_live_s)]
@@ -219,21 +226,31 @@ class Payloads:
                 [bytes(d) for d in missing],
             )
         # Together, because each push is a call of its own, with syncs of its own.
-        for start in range(0, len(digests), PAYLOADS_A_CALL_MAX):
-            await self.dissemination.to_quorum(digests[start : start + PAYLOADS_A_CALL_MAX])
+        try:
+            for start in range(0, len(digests), PAYLOADS_A_CALL_MAX):
+                await self.dissemination.to_quorum(digests[start : start + PAYLOADS_A_CALL_MAX])
+        except PayloadQuorum as error:
+            if not self._disk_full():
+                raise
+            raise DiskFull(
+                f"the volume is below its reserve, and {error}: make room or grow the volumes"
+            ) from error
 
     # --- the follower -------------------------------------------------------------------------
 
     def admit(self, message: Message, size: int) -> None:
         """Passes a peer's message to the engine. An append that lacks blobs first waits for them.
-        If too many wait, it is dropped, and Raft sends it again."""
+        If too many wait, it is dropped, and Raft sends it again.
+
+        The volumes of a group become full together. So what the leader accepted just before is
+        taken below the reserve, too, and removals always: else nothing would ever commit again."""
         if message.kind != MessageKind.APPEND or not message.entry_count:
             self._deliver(message, size)
             return
-        if self._disk_full():
-            self._metrics.messages_dropped.labels("disk_full").inc()
-            return
         try:
+            if self._disk_low() and not _adds_nothing(message):
+                self._metrics.messages_dropped.labels("disk_full").inc()
+                return
             missing = self._missing(message)
         except Damaged as error:
             # The peer's message is damaged, not our data. Nothing of it is kept.
@@ -428,10 +445,11 @@ class Payloads:
             raise
 
     async def _write(self, writer: BlobWriter, chunks: AsyncIterator[bytes]) -> None:
-        if self._disk_full():
-            raise DiskFull("the volume is below its reserve: make room or grow the volume")
+        if self._disk_low():
+            raise DiskFull("the volume is below half of its reserve: make room or grow the volume")
         async for chunk in chunks:
-            self._check_reserve()
+            if self._disk_low():
+                raise DiskFull("the volume fell below half of its reserve: make room, or grow it")
             await run_to_end(partial(writer.write, chunk))
             self._metrics.payload_bytes.labels("in").inc(len(chunk))
         await self._adopt(writer)
@@ -490,3 +508,9 @@ def _move(writer: BlobWriter, content: MovedContent, count: int) -> None:
 def _add(group: BlobGroup, blobs: Sequence[tuple[Digest, int]], contents: Sequence[bytes]) -> None:
     for (digest, size), content in zip(blobs, contents, strict=True):
         group.add(digest, size, content)
+
+
+def _adds_nothing(message: Message) -> bool:
+    """Whether every entry is a removal, a session's, or of Raft itself. Raises Damaged."""
+    entries = [from_entry(entry) for entry in message.entries]
+    return all(e.kind or not e.data or passes_full_disk(decode_body(e)) for e in entries)
