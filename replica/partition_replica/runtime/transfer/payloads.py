@@ -18,13 +18,10 @@ from partition_replica.core.limits import (
     Limits,
 )
 from partition_replica.core.model import Configuration
-from partition_replica.core.payloads import CompletePayloads, MovedContent, decode_body
+from partition_replica.core.payloads import CompletePayloads, MovedContent
 from partition_replica.core.ports import PeerFailed, PeerTransport
-from partition_replica.core.validation import passes_full_disk
-from partition_replica.engine.entries import blobs_of, from_entry
-from partition_replica.engine.port import Message, MessageKind
+from partition_replica.engine.port import Message
 from partition_replica.errors import (
-    Damaged,
     DiskFull,
     Fatal,
     Overloaded,
@@ -34,6 +31,7 @@ from partition_replica.errors import (
 )
 from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
+from partition_replica.runtime.transfer.append_gate import AppendGate
 from partition_replica.runtime.transfer.arriving import ArrivingFile
 from partition_replica.runtime.transfer.dissemination import Dissemination
 from partition_replica.storage.blobs import BlobGroup, BlobStore, BlobWriter
@@ -81,7 +79,6 @@ class Payloads:
         self._metrics = metrics
         self._disk_full = disk_full
         self._disk_low = disk_low
-        self._deliver = deliver
         self._failed = failed
         self.dissemination = Dissemination(
             blobs,
@@ -97,8 +94,15 @@ class Payloads:
         self._grouped: dict[Digest, asyncio.Task[None]] = {}
         self._group_slots = asyncio.Semaphore(FETCHES_MAX)
         self._uploads = 0
-        self._held = 0
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._gate = AppendGate(
+            blobs,
+            limits,
+            metrics,
+            fetch=self.fetch,
+            disk_low=disk_low,
+            deliver=deliver,
+            ended=self._ended,
+        )
 
     # --- in -----------------------------------------------------------------------------------
 
@@ -239,60 +243,8 @@ class Payloads:
     # --- the follower -------------------------------------------------------------------------
 
     def admit(self, message: Message, size: int) -> None:
-        """Passes a peer's message to the engine. An append that lacks blobs first waits for them.
-        If too many wait, it is dropped, and Raft sends it again.
-
-        The volumes of a group become full together. So what the leader accepted just before is
-        taken below the reserve, too, and removals always: else nothing would ever commit again."""
-        if message.kind != MessageKind.APPEND or not message.entry_count:
-            self._deliver(message, size)
-            return
-        try:
-            if self._disk_low() and not _adds_nothing(message):
-                self._metrics.messages_dropped.labels("disk_full").inc()
-                return
-            missing = self._missing(message)
-        except Damaged as error:
-            # The peer's message is damaged, not our data. Nothing of it is kept.
-            logger.warning("a message of member %x is refused: %s", message.sender, error)
-            self._metrics.messages_dropped.labels("invalid").inc()
-            return
-        if not missing:
-            self._deliver(message, size)
-        elif self._held >= self._limits.held_appends_max:
-            self._metrics.messages_dropped.labels("held_full").inc()
-        else:
-            self._held += 1
-            task = asyncio.create_task(self._fetch_and_deliver(message, size, missing))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-            task.add_done_callback(self._ended)
-
-    def _missing(self, message: Message) -> list[Digest]:
-        return [
-            digest
-            for digest in blobs_of(message)
-            if not self._blobs.pin_present(digest, self._limits.pin_time_to_live_s)
-        ]
-
-    async def _fetch_and_deliver(self, message: Message, size: int, missing: list[Digest]) -> None:
-        try:
-            for digest in missing:
-                await self.fetch(digest, message.sender)
-                if not self._blobs.pin_present(digest, self._limits.pin_time_to_live_s):
-                    raise PeerFailed(
-                        f"payload {digest.hex()} was deleted here before the append arrived"
-                    )
-            self._deliver(message, size)
-        except (PeerFailed, PayloadMismatch, Overloaded, DiskFull) as error:
-            self._metrics.messages_dropped.labels("payload_missing").inc()
-            logger.warning(
-                "an append of member %x is dropped, because a payload is missing: %s",
-                message.sender,
-                error,
-            )
-        finally:
-            self._held -= 1
+        """Passes a peer's message to the engine; an append once its blobs are here."""
+        self._gate.admit(message, size)
 
     async def fetch(self, digest: Digest, member: int) -> None:
         """Fetches a blob from a member unless it is here. Concurrent callers share one fetch.
@@ -486,8 +438,8 @@ class Payloads:
             self._failed(error)
 
     async def close(self) -> None:
-        fetches = [*self._fetches.values(), *self._grouped.values()]
-        tasks = {*fetches, *self._tasks}
+        await self._gate.close()
+        tasks = {*self._fetches.values(), *self._grouped.values()}
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -508,9 +460,3 @@ def _move(writer: BlobWriter, content: MovedContent, count: int) -> None:
 def _add(group: BlobGroup, blobs: Sequence[tuple[Digest, int]], contents: Sequence[bytes]) -> None:
     for (digest, size), content in zip(blobs, contents, strict=True):
         group.add(digest, size, content)
-
-
-def _adds_nothing(message: Message) -> bool:
-    """Whether every entry is a removal, a session's, or of Raft itself. Raises Damaged."""
-    entries = [from_entry(entry) for entry in message.entries]
-    return all(e.kind or not e.data or passes_full_disk(decode_body(e)) for e in entries)
