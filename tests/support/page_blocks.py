@@ -64,6 +64,11 @@ PAGES: dict[str, str | tuple[Block, ...]] = {
         Block("kubectl scale", SHOP),
         Block("kubectl patch partition NAME", VOLUMES),
         Block("SEEN=", VOLUMES),
+        Block(
+            'kubectl patch partition NAME --type=merge -p \'{"spec":{"storage":{"volumeAttr',
+            left_out="needs a driver with VolumeAttributesClasses; "
+            "apiserver/test_volume_attributes.py makes the change",
+        ),
         Block("spec:\n  storage:", SHOP),
     ),
     "operations/volumes.md": VOLUMES,
@@ -71,6 +76,7 @@ PAGES: dict[str, str | tuple[Block, ...]] = {
 
 NOT_COPIED = {
     "operations/control.md": "hibernation, fences and deletions have tests of their own",
+    "operations/hard_failures.md": "each failure names the tests of its mend",
     "operations/metrics.md": "needs the Prometheus Operator and Argo CD",
     "operations/network.md": "needs a cluster that enforces NetworkPolicies",
     "operations/nodes.md": "drains and lost nodes have tests of their own",

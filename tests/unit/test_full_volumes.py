@@ -34,7 +34,12 @@ def append(*entries: tuple[int, bytes]) -> Any:
         for n, (kind, data) in enumerate(entries, 1)
     ]
     return SimpleNamespace(
-        kind=MessageKind.APPEND, sender=2, entries=rows, entry_count=len(rows), term=1
+        kind=MessageKind.APPEND,
+        sender=2,
+        entries=rows,
+        entry_count=len(rows),
+        term=1,
+        blob_digests=list,
     )
 
 
