@@ -2,7 +2,10 @@
 
 Real API server and etcd. The replicas are simulated at the RPC boundary, and this program stands in
 for the StatefulSets' controller. It prints how soon a change is followed, how soon a restarted
-operator has looked at everything, how much memory it takes, and what it writes while idle.
+operator has looked at everything, how much memory it takes, and what it writes while idle; and the
+load average beside each figure. It ends with a message if a phase makes no progress.
+
+PARTITIONS=20 makes it small. KEEP=folder keeps the logs.
 """
 
 import asyncio
@@ -16,6 +19,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -30,37 +34,81 @@ from tests.support.operator_turns import connect
 COUNT = int(os.environ.get("PARTITIONS", "1000"))
 CHANGES = 100
 IDLE_S = 60.0
-AT_ONCE = 16
+QUIET_S = 10.0
+"""Without a write for this time, what was done is over."""
+STALLED_S = 180.0
+"""A phase without progress for this time has failed."""
+AT_ONCE = 8
+"""Partitions that the stand-in of the controller works on at once."""
 NAMESPACE = "many"
 WRITES = frozenset({"create", "update", "patch", "delete"})
 
 
-class Controller:
-    """Gives each StatefulSet its pod and its claim, once."""
+def say(text: str) -> None:
+    """Prints a line, with the load average of the last minute."""
+    print(f"\r{text} (load {os.getloadavg()[0]:.1f})", flush=True)
 
-    def __init__(self, kube: Kube) -> None:
+
+class Progress:
+    """Ends the program if a phase stands still."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._began = self._changed = time.monotonic()
+        self._done = -1
+
+    def reached(self, done: int) -> None:
+        now = time.monotonic()
+        if done != self._done:
+            self._done, self._changed = done, now
+        print(f"\r{self._what}: {done} of {COUNT}, {self.seconds:.0f} s ", end="", flush=True)
+        if now - self._changed > STALLED_S:
+            raise SystemExit(
+                f"\n{self._what}: {done} of {COUNT}, and nothing more for {STALLED_S:.0f} s; "
+                "see operator.log and apiserver.log in the folder KEEP"
+            )
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+
+class Controller:
+    """Gives each StatefulSet its pod and its claim, once, as soon as a watch shows it."""
+
+    def __init__(self, kube: Kube, server: ApiServer) -> None:
         self._kube = kube
+        self._server = server
         self._done: set[str] = set()
+        self._slots = asyncio.Semaphore(AT_ONCE)
 
     async def run(self) -> None:
-        """One by one and by name: lists of all would cost the API server more than the operator
-        does."""
-        slots = asyncio.Semaphore(AT_ONCE)
-        names_of_all = [f"part-{number}" for number in range(COUNT)]
-        while len(self._done) < COUNT:
-            left = [name for name in names_of_all if name not in self._done]
-            await asyncio.gather(*(self._look(name, slots) for name in left))
-            await asyncio.sleep(1)
+        """Until every StatefulSet has its pod."""
+        watching = await asyncio.create_subprocess_exec(
+            *self._server.kubectl.command("-n", NAMESPACE, "get", "statefulsets"),
+            *("--watch", "-o", "name"),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        assert watching.stdout is not None
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while len(self._done) < COUNT and (line := await watching.stdout.readline()):
+                    name = line.decode().strip().rpartition("/")[2]
+                    if name not in self._done:
+                        self._done.add(name)
+                        tasks.create_task(self._make(name, len(self._done)))
+            assert len(self._done) == COUNT, "the watch of StatefulSets has ended"
+        finally:
+            watching.kill()
+            await watching.wait()
 
-    async def _look(self, name: str, slots: asyncio.Semaphore) -> None:
-        async with slots:
+    async def _make(self, name: str, number: int) -> None:
+        async with self._slots:
             found = await self._kube.get("StatefulSet", NAMESPACE, name)
-            if found is not None:
-                await self._make(name, found)
+            assert found is not None
+            await self._make_parts(name, number, found)
 
-    async def _make(self, name: str, found: dict[str, Any]) -> None:
-        number = len(self._done)
-        self._done.add(name)
+    async def _make_parts(self, name: str, number: int, found: dict[str, Any]) -> None:
         template, pod = found["spec"]["template"], f"{name}-0"
         claim = {
             "apiVersion": "v1",
@@ -114,7 +162,7 @@ class Operator:
             "PARTITION_OPERATOR_NAMESPACE": NAMESPACE,
             "PARTITION_OPERATOR_IMAGE": "image:1",
             "PARTITION_OPERATOR_WATCH_NODES": "true",
-            "PARTITION_OPERATOR_LOG_LEVEL": "WARNING",
+            "PARTITION_OPERATOR_LOG_LEVEL": os.environ.get("LOG_LEVEL", "ERROR"),
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._port = 0
@@ -131,122 +179,205 @@ class Operator:
                 env=self._environment | {"PARTITION_OPERATOR_HTTP_PORT": str(self._port)},
             )
 
+    def check(self) -> None:
+        """Raises if the process has ended."""
+        assert self._process is not None
+        if (code := self._process.poll()) is not None:
+            raise SystemExit(f"\nthe operator ended with {code}; see operator.log in KEEP")
+
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
             self._process.wait(60)
 
-    def metric(self, name: str) -> float:
-        """0 while it does not answer."""
-        try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=5) as got:
-                text = got.read().decode()
-        except OSError:
-            return 0.0
-        found = re.search(rf"^{name}(?:\{{[^}}]*\}})? ([0-9.e+-]+)$", text, re.MULTILINE)
-        return float(found[1]) if found else 0.0
+    def scrape(self) -> tuple[float, int]:
+        """(seconds, bytes) of one scrape of the metrics."""
+        began = time.monotonic()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self._port}/metrics", timeout=60) as got:
+            size = len(got.read())
+        return time.monotonic() - began, size
 
-    def figures(self) -> tuple[float, float]:
-        """(the most memory that it had, in MiB; seconds of processor time)."""
+    def memory(self) -> str:
+        """What it has now, and the most that it had, in MiB."""
         assert self._process is not None
         status = Path(f"/proc/{self._process.pid}/status").read_text()
-        most = int(re.findall(r"VmHWM:\s+(\d+) kB", status)[0]) / 1024
+        now, most = (
+            int(re.findall(rf"{field}:\s+(\d+) kB", status)[0]) / 1024
+            for field in ("VmRSS", "VmHWM")
+        )
+        return f"memory {now:.0f} MiB, at most {most:.0f} MiB"
+
+    def processor_s(self) -> float:
+        assert self._process is not None
         fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return most, (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def ready(kube: Kube) -> int:
-    found = await kube.list_labelled("Partition", NAMESPACE, {})
-    return sum((item.get("status") or {}).get("state") == "Ready" for item in found)
+class Audit:
+    """What the operator asked of the API server, without its Lease and its watches."""
+
+    def __init__(self, server: ApiServer) -> None:
+        self._path = server.audit_log
+        self._read_to = 0
+
+    def new(self) -> list[dict[str, Any]]:
+        """The requests since the last call."""
+        with self._path.open("rb") as log:
+            log.seek(self._read_to)
+            data = log.read()
+        whole = data.rfind(b"\n") + 1
+        self._read_to += whole
+        events = (json.loads(line) for line in data[:whole].splitlines())
+        return [event for event in events if _counts(event)]
 
 
-async def until_ready(kube: Kube, what: str, controller: "asyncio.Task[None]") -> float:
-    """Waits until every Partition is Ready; returns the seconds."""
-    began = time.monotonic()
-    while (count := await ready(kube)) < COUNT:
-        print(f"\r{what}: {count} of {COUNT}", end="", flush=True)
-        if controller.done():
-            controller.result()  # raises what ended it
-        if time.monotonic() - began > 1800:
-            raise SystemExit(f"{what}: {count} of {COUNT} after half an hour")
-        await asyncio.sleep(10)
-    took = time.monotonic() - began
-    print(f"\r{what}: {COUNT} after {took:.0f} s")
-    return took
+def _counts(event: dict[str, Any]) -> bool:
+    about = event.get("objectRef") or {"resource": "leases"}  # discovery is about no object
+    theirs = event["user"].get("username") == rights.OPERATOR
+    return theirs and event["verb"] != "watch" and about["resource"] != "leases"
 
 
-async def reaction(kube: Kube, rng: random.Random) -> float:
-    """Seconds from a change of a Partition until its StatefulSet has it."""
-    name, mark = f"part-{rng.randrange(COUNT)}", str(rng.randrange(2**32))
-    live = await kube.get("Partition", NAMESPACE, name)
-    assert live is not None
-    template = {"metadata": {"annotations": {"tests.example/mark": mark}}}
-    began = time.monotonic()
-    await kube.merge("Partition", live, {"spec": {"podTemplate": template}})
-    while True:
-        found = await kube.get("StatefulSet", NAMESPACE, name)
-        assert found is not None
-        marks = found["spec"]["template"]["metadata"].get("annotations") or {}
-        if marks.get("tests.example/mark") == mark:
-            return time.monotonic() - began
-        await asyncio.sleep(0.02)
+def _summary(requests: list[dict[str, Any]]) -> str:
+    writes = [f"{e['verb']} {e['objectRef']['resource']}" for e in requests if e["verb"] in WRITES]
+    told = ", ".join(f"{n} {what}" for what, n in Counter(writes).most_common()) or "none"
+    return f"{len(requests) - len(writes)} reads; writes: {told}"
 
 
-def written(server: ApiServer, since: int) -> dict[str, int]:
-    """The operator's writes in the audit log from this byte on, without those of its Lease."""
-    counts: dict[str, int] = {}
-    with server.audit_log.open() as lines:
-        lines.seek(since)
-        for line in lines:
-            try:
-                event = json.loads(line)
-            except ValueError:
-                continue  # the last line is being written
-            about = event.get("objectRef") or {}
-            theirs = event["user"]["username"] == rights.OPERATOR
-            if theirs and event["verb"] in WRITES and about.get("resource") != "leases":
-                key = f"{event['verb']} {about.get('resource')}"
-                counts[key] = counts.get(key, 0) + 1
-    return counts
+def _ready(server: ApiServer) -> int:
+    """How many Partitions are Ready, by the table of `kubectl get`, which costs the API server
+    less than whole objects."""
+    table = server.kubectl("-n", NAMESPACE, "get", "partitions", "--no-headers")
+    return sum("Ready" in line.split() for line in table.splitlines())
 
 
-async def run(folder: Path) -> None:
-    rng = random.Random(1)
-    with ApiServer(folder) as server:
-        server.kubectl("create", "namespace", NAMESPACE)
-        kube = await connect(server.kubeconfig)
+class Benchmark:
+    """The phases, in their order."""
+
+    def __init__(self, server: ApiServer, kube: Kube, operator: Operator) -> None:
+        self._server = server
+        self._kube = kube
+        self._operator = operator
+        self._audit = Audit(server)
+        self._rng = random.Random(1)
+
+    async def make(self) -> None:
         spec = {"replicas": 1, "storage": {"size": "1Gi"}, "updateStrategy": {"type": "OnDelete"}}
         for number in range(COUNT):
             metadata = {"name": f"part-{number}", "namespace": NAMESPACE}
             body = {"apiVersion": names.API_VERSION, "kind": names.KIND, "metadata": metadata}
             try:
-                await kube.create(body | {"spec": spec})
+                await self._kube.create(body | {"spec": spec})
             except ApiError as error:
                 raise SystemExit(f"part-{number}: {error}") from error
-        controller = asyncio.create_task(Controller(kube).run())
+
+    async def until_ready(self, controller: "asyncio.Task[None]") -> None:
+        self._audit.new()
+        progress = Progress("from nothing to Ready")
+        while (count := await asyncio.to_thread(_ready, self._server)) < COUNT:
+            progress.reached(count)
+            self._operator.check()
+            if controller.done():
+                controller.result()  # raises what ended it
+            await asyncio.sleep(5)
+        say(f"from nothing to Ready: {COUNT} after {progress.seconds:.0f} s")
+        requests = self._audit.new()
+        say(f"  {len(requests) / COUNT:.0f} requests per Partition: {_summary(requests)}")
+        say(f"  {self._operator.memory()}, {self._operator.processor_s():.0f} s of a core")
+
+    async def until_quiet(self) -> None:
+        """Until the operator has written nothing for QUIET_S."""
+        began = quiet = time.monotonic()
+        self._audit.new()
+        while time.monotonic() - quiet < QUIET_S:
+            await asyncio.sleep(1)
+            self._operator.check()
+            if any(event["verb"] in WRITES for event in self._audit.new()):
+                quiet = time.monotonic()
+            if quiet - began > STALLED_S:
+                raise SystemExit(f"the operator still writes after {STALLED_S:.0f} s")
+
+    async def reactions(self) -> None:
+        found = sorted([await self._reaction() for _ in range(CHANGES)])
+        p95 = found[int(len(found) * 0.95)]
+        middle = statistics.median(found)
+        say(f"a change is followed: median {middle:.2f} s, p95 {p95:.2f} s, most {found[-1]:.2f} s")
+
+    async def _reaction(self) -> float:
+        """Seconds from a change of a Partition until its StatefulSet has it."""
+        name, mark = f"part-{self._rng.randrange(COUNT)}", str(self._rng.randrange(2**32))
+        live = await self._kube.get("Partition", NAMESPACE, name)
+        assert live is not None
+        template = {"metadata": {"annotations": {"tests.example/mark": mark}}}
+        began = time.monotonic()
+        await self._kube.merge("Partition", live, {"spec": {"podTemplate": template}})
+        while (took := time.monotonic() - began) < STALLED_S:
+            found = await self._kube.get("StatefulSet", NAMESPACE, name)
+            assert found is not None
+            marks = found["spec"]["template"]["metadata"].get("annotations") or {}
+            if marks.get("tests.example/mark") == mark:
+                return took
+            await asyncio.sleep(0.02)
+        raise SystemExit(f"a change of {name} was not followed within {STALLED_S:.0f} s")
+
+    async def idle(self) -> None:
+        self._audit.new()
+        before = self._operator.processor_s()
+        await asyncio.sleep(IDLE_S)
+        share = 100 * (self._operator.processor_s() - before) / IDLE_S
+        self._operator.check()
+        say(f"idle for {IDLE_S:.0f} s: {_summary(self._audit.new())}; {share:.0f} % of a core")
+        seconds, size = await asyncio.to_thread(self._operator.scrape)
+        say(f"  a scrape of its metrics: {seconds:.2f} s, {size / 1e6:.1f} MB")
+        say(f"  {self._operator.memory()}")
+
+    async def restart(self) -> None:
+        self._operator.stop()
+        self._audit.new()
+        self._operator.start()
+        progress = Progress("a restart has looked at")
+        seen: set[str] = set()
+        requests: list[dict[str, Any]] = []
+        while len(seen) < COUNT:
+            await asyncio.sleep(0.2)
+            self._operator.check()
+            fresh = self._audit.new()
+            requests += fresh
+            seen |= _looked_at(fresh)
+            progress.reached(len(seen))
+        say(f"a restart has looked at all {COUNT} after {progress.seconds:.1f} s")
+        say(f"  {_summary(requests)}; {self._operator.processor_s():.0f} s of a core")
+        await self.until_quiet()
+        say(f"  {self._operator.memory()}")
+
+
+def _looked_at(requests: list[dict[str, Any]]) -> set[str]:
+    """The Partitions that were observed: their Secrets are read last."""
+    found = [e["objectRef"] for e in requests if e["verb"] == "get"]
+    mark = names.client_secret("")
+    return {
+        about["name"].removesuffix(mark)
+        for about in found
+        if about["resource"] == "secrets" and about["name"].endswith(mark)
+    }
+
+
+async def run(folder: Path) -> None:
+    with ApiServer(folder) as server:
+        server.kubectl("create", "namespace", NAMESPACE)
+        kube = await connect(server.kubeconfig)
         operator = Operator(server, folder)
+        benchmark = Benchmark(server, kube, operator)
+        await benchmark.make()
+        say(f"{COUNT} Partitions made")
+        controller = asyncio.create_task(Controller(kube, server).run())
         operator.start()
         try:
-            await until_ready(kube, "from nothing to Ready", controller)
-            found = sorted([await reaction(kube, rng) for _ in range(CHANGES)])
-            p95 = found[int(len(found) * 0.95)]
-            print(f"a change is followed: median {statistics.median(found):.2f} s, p95 {p95:.2f} s")
-            await asyncio.sleep(10)  # what follows the changes ends
-            since, (_, before) = server.audit_log.stat().st_size, operator.figures()
-            await asyncio.sleep(IDLE_S)
-            most, after = operator.figures()
-            share = 100 * (after - before) / IDLE_S
-            print(
-                f"idle for {IDLE_S:.0f} s: writes {written(server, since)}, {share:.0f} % of a core"
-            )
-            print(f"most memory: {most:.0f} MiB")
-            operator.stop()
-            began = time.monotonic()
-            operator.start()
-            while operator.metric("partition_operator_reconciled_total") < COUNT:
-                await asyncio.sleep(0.2)
-            print(f"a restart has looked at all after {time.monotonic() - began:.1f} s")
-            print(f"most memory after it: {operator.figures()[0]:.0f} MiB")
+            await benchmark.until_ready(controller)
+            await benchmark.until_quiet()
+            await benchmark.reactions()
+            await benchmark.until_quiet()
+            await benchmark.idle()
+            await benchmark.restart()
         finally:
             operator.stop()
             controller.cancel()
@@ -254,6 +385,18 @@ async def run(folder: Path) -> None:
             await kube.close()
 
 
+def main() -> None:
+    began = time.monotonic()
+    kept = os.environ.get("KEEP")
+    if kept:
+        if Path(kept).exists() and any(Path(kept).iterdir()):
+            raise SystemExit(f"KEEP={kept}: the folder is not empty; name a new one")
+        asyncio.run(run(Path(kept).absolute()))
+    else:
+        with tempfile.TemporaryDirectory() as place:
+            asyncio.run(run(Path(place)))
+    say(f"all took {time.monotonic() - began:.0f} s")
+
+
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as place:
-        asyncio.run(run(Path(place)))
+    main()

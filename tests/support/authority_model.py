@@ -154,7 +154,7 @@ class Model:
     def check(self) -> None:
         """Each party accepts each other one, and the operator. One that the operator does not reach
         has a certificate that may expire, but still of an authority that the others trust."""
-        signer = own_certificate.signer(self.secrets[CLIENT], self.authority, self.now)
+        signer = own_certificate.signer(trust.read(self.secrets[CLIENT]), self.authority, self.now)
         mine = x509.load_pem_x509_certificate(signer.certificate)
         for one in self.parties:
             assert one.secret == CLIENT or mine in one.held.trusted, f"{one.name} and the operator"

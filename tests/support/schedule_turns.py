@@ -57,6 +57,9 @@ class World:
     async def group(self, found: Partition) -> ObservedPartition:
         return group(found, self.now)
 
+    def alone(self, found: Partition) -> ObservedPartition:
+        return group(found, self.now)
+
     async def snapshots(self, namespace: str, name: str) -> tuple[Snapshot, ...]:
         return tuple(self.found.values())
 

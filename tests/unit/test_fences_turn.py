@@ -104,7 +104,8 @@ class Turned(Hands):
     async def observe(self, _: Partition) -> ObservedPartition:
         return self.found
 
-    async def apply_status(self, *_: Any) -> None: ...
+    async def apply_status(self, body: dict[str, Any], _: Any) -> dict[str, Any]:
+        return body
 
     async def post(self, *_: Any) -> None: ...
 

@@ -102,7 +102,7 @@ def test_why_a_drain_waits_is_said() -> None:
 
 
 def test_the_end_of_a_pod_is_read_from_its_object() -> None:
-    metadata = {"name": "part-1", "uid": "p1", "deletionTimestamp": ENDS}
+    metadata = {"name": "part-1", "uid": "p1", "resourceVersion": "1", "deletionTimestamp": ENDS}
     found = _pod(
         partition(), {"metadata": metadata, "spec": {"nodeName": "n"}}, names.selector("part")
     )

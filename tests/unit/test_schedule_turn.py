@@ -4,7 +4,8 @@ import pytest
 from partition_operator.clients.kube import ApiError
 from partition_operator.errors import Conflict
 from partition_operator.reconcile.observed.snapshot import ObservedJob
-from partition_operator.turns.queue import SNAPSHOT, QueueItem
+from partition_operator.turns.queue import SNAPSHOT, QueueItem, Version
+from partition_operator.turns.schedule import version_of
 
 from tests.support.schedule_turns import HOUR, KEY, NOW, ON_VOLUME, World, keeping_one, turns
 from tests.support.snapshot_objects import stored
@@ -116,3 +117,12 @@ async def test_without_its_partition_a_lost_volume_is_noticed() -> None:
     world.claims = {}
     assert await reconciler.turn(KEY, QueueItem()) is None
     assert world.log == [f"enqueue {SNAPSHOT} a"]
+
+
+async def test_a_turn_without_a_policy_knows_the_generation_alone() -> None:
+    world, item = World({}), QueueItem[None]()
+    assert world.body is not None
+    await world.reconciler().turn(KEY, item)
+    metadata = world.body["metadata"]
+    assert item.known == {version_of(world.body)}
+    assert item.known == {Version(metadata["uid"], f"generation {metadata['generation']}")}

@@ -12,7 +12,15 @@ from partition_operator.clients.nodes import NodeBook
 from partition_operator.handlers import watches
 from partition_operator.handlers.watches import NODES, Watches
 from partition_operator.handlers.watching import COMPONENTS, WATCHED, apply_settings, build_registry
-from partition_operator.turns.queue import PARTITION, Key, QueueItem, WorkQueue
+from partition_operator.turns.queue import (
+    PARTITION,
+    SCHEDULE,
+    Key,
+    News,
+    QueueItem,
+    Version,
+    WorkQueue,
+)
 
 from tests.support.local_group import eventually
 from tests.support.watched_cluster import Cluster, nobody
@@ -147,6 +155,51 @@ async def test_handlers_run_in_no_thread_of_kopfs() -> None:
     handlers = list(registry._watching.get_all_handlers())
     assert handlers
     assert all(asyncio.iscoroutinefunction(handler.fn) for handler in handlers)
+
+
+class Told:
+    """A queue that only takes down what it is told, by kind."""
+
+    def __init__(self) -> None:
+        self.news: dict[str, News] = {}
+
+    def enqueue(self, kind: str, namespace: str, name: str, news: News) -> None:
+        self.news[kind] = news
+
+
+async def told(change: str | None, version: str, **body: Any) -> dict[str, News]:
+    """What an event of a Partition tells. change: kopf's type of the event."""
+    queue = Told()
+    found = build_registry(queue, namespaced=True)._watching.get_all_handlers()
+    handler = next(h for h in found if h.selector.any_name == "partitions")
+    metadata = {"uid": "u", "resourceVersion": version, "generation": 4}
+    event = {"type": change, "object": {"metadata": metadata} | body}
+    await handler.fn(namespace="ns", name="part", event=event)
+    return queue.news
+
+
+async def test_an_event_tells_the_version_and_whether_it_is_of_a_listing() -> None:
+    assert (await told("MODIFIED", "7"))[PARTITION] == News(Version("u", "7"))
+    assert (await told(None, "7"))[PARTITION] == News(Version("u", "7"), listed=True)
+    assert (await told("DELETED", "7"))[PARTITION] == News(None)
+
+
+async def test_without_a_policy_a_status_tells_nothing_about_snapshots() -> None:
+    """Otherwise each write of a Partition's status would cost a turn of its schedule, too."""
+    first, second = await told("MODIFIED", "7"), await told("MODIFIED", "8", status={"state": "a"})
+    assert first[SCHEDULE] == second[SCHEDULE]
+    assert first[PARTITION] != second[PARTITION]
+    for body in ({"spec": {"snapshots": {"schedule": "x"}}}, {"status": {"snapshots": {"a": 1}}}):
+        assert (await told("MODIFIED", "8", **body))[SCHEDULE] == News(Version("u", "8"))
+    assert (await told("DELETED", "8"))[SCHEDULE] == News(None)
+
+
+def test_kopf_copies_no_object_to_find_out_what_has_changed() -> None:
+    settings = kopf.OperatorSettings()
+    apply_settings(settings, namespaced=True)
+    storage = settings.persistence.diffbase_storage
+    body = kopf.Body({"metadata": {"name": "part"}, "spec": {"replicas": 1}})
+    assert (storage.build(body=body), storage.fetch(body=body)) == ({}, None)
 
 
 @pytest.mark.parametrize("namespaced", [True, False])

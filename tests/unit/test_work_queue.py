@@ -6,7 +6,15 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from partition_operator.errors import Deposed, OperatorError
-from partition_operator.turns.queue import Key, QueueItem, Turn, WorkQueue
+from partition_operator.turns.queue import (
+    CHANGES_IN_A_ROW_MAX,
+    Key,
+    News,
+    QueueItem,
+    Turn,
+    Version,
+    WorkQueue,
+)
 
 from tests.support.local_group import eventually
 
@@ -28,19 +36,6 @@ async def running(queue: WorkQueue, turn: Turn) -> AsyncIterator[None]:
         task.cancel()
         await asyncio.wait({task})
         await queue.close()
-
-
-class Times:
-    """A TurnObserver. seen: what it learned, in order."""
-
-    def __init__(self) -> None:
-        self.seen: list[tuple[str, float, bool | None]] = []
-
-    def began(self, kind: str, waited_s: float) -> None:
-        self.seen.append((kind, waited_s, None))
-
-    def ended(self, kind: str, seconds: float, *, failed: bool) -> None:
-        self.seen.append((kind, seconds, failed))
 
 
 class Work:
@@ -192,6 +187,19 @@ async def test_a_token_that_a_replica_finds_too_low_is_raised_before_the_next_tr
     assert raised == [41]
 
 
+class Times:
+    """A TurnObserver. seen: what it learned, in order."""
+
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, float, bool | None]] = []
+
+    def began(self, kind: str, waited_s: float) -> None:
+        self.seen.append((kind, waited_s, None))
+
+    def ended(self, kind: str, seconds: float, *, failed: bool) -> None:
+        self.seen.append((kind, seconds, failed))
+
+
 async def test_each_turn_is_observed_and_a_failed_one_as_failed() -> None:
     times, work = Times(), Work()
     queue = WorkQueue(1, nobody, times)
@@ -224,3 +232,131 @@ async def test_each_turn_is_observed_and_a_failed_one_as_failed() -> None:
     assert [failed for _, _, failed in times.seen if failed is not None].count(True) == 1
     assert all(seconds >= 0 for _, seconds, _ in times.seen)
     assert len(times.seen) == 8, "four turns that began and ended"
+
+
+# --- order ------------------------------------------------------------------------------------
+
+
+def listed(number: int) -> News:
+    return News(Version(f"u{number}", "1"), listed=True)
+
+
+async def begun_after_a_change(queue: WorkQueue) -> list[str]:
+    """While one worker is busy, all are listed, and then one of them changes. Returns the order in
+    which their turns begin."""
+    work = Work()
+    work.go["first"] = asyncio.Event()
+    async with running(queue, work.turn):
+        queue.enqueue("Partition", "ns", "first")
+        await work.times("first", 1)
+        for number in range(4):
+            queue.enqueue("Partition", "ns", f"p{number}", listed(number))
+        queue.enqueue("Partition", "ns", "p2", News(Version("u2", "2")))
+        work.go["first"].set()
+        await work.times("p3", 1)
+    return work.begun[1:]
+
+
+async def test_a_change_goes_ahead_of_what_is_only_listed() -> None:
+    """A restarted operator looks at everything; what changes meanwhile does not wait for that."""
+    queue = WorkQueue(1, nobody)
+    assert await begun_after_a_change(queue) == ["p2", "p0", "p1", "p3"]
+
+
+async def test_however_much_changes_what_is_due_gets_its_share() -> None:
+    queue, work = WorkQueue(1, nobody), Work()
+    work.go["first"] = asyncio.Event()
+    async with running(queue, work.turn):
+        queue.enqueue("Partition", "ns", "first")
+        await work.times("first", 1)
+        for number in range(2):
+            queue.enqueue("Partition", "ns", f"listed-{number}", listed(number))
+        for number in range(3 * CHANGES_IN_A_ROW_MAX):
+            queue.enqueue("Partition", "ns", f"changed-{number}")
+        work.go["first"].set()
+        await work.times(f"changed-{3 * CHANGES_IN_A_ROW_MAX - 1}", 1)
+    order = [name.partition("-")[0] for name in work.begun]
+    assert order.index("listed") == CHANGES_IN_A_ROW_MAX, "after 'first', itself a change"
+    assert order.count("listed") == 2
+    assert order[CHANGES_IN_A_ROW_MAX + 1 :].index("listed") == CHANGES_IN_A_ROW_MAX
+
+
+# --- what a turn has seen already -------------------------------------------------------------
+
+
+class Observing:
+    """Turns that observe one version of one object, and last until they are let go. turns: how many
+    have ended."""
+
+    def __init__(self) -> None:
+        self.version = Version("u", "1")
+        self.turns = 0
+        self.begun = asyncio.Event()
+        self.go = asyncio.Event()
+        self.error: OperatorError | None = None
+
+    async def turn(self, _: Key, item: QueueItem) -> float | None:
+        self.begun.set()
+        await self.go.wait()
+        self.turns += 1
+        item.known = frozenset({self.version})
+        if self.error is not None:
+            error, self.error = self.error, None
+            raise error
+        return LONG_S
+
+    async def until(self, count: int) -> None:
+        async def same() -> bool:
+            return self.turns == count
+
+        await eventually(same, f"{count} turns", 10)
+
+
+async def rested(queue: WorkQueue) -> None:
+    async def idle() -> bool:
+        return queue.running == 0 and queue.age_s == 0
+
+    await eventually(idle, "nothing is due any more", 10)
+
+
+async def test_an_event_about_what_the_turn_has_observed_causes_no_other_turn() -> None:
+    """Such as the echo of what the turn has written itself."""
+    queue, work = WorkQueue(1, nobody), Observing()
+    async with running(queue, work.turn):
+        queue.enqueue("Partition", "ns", "a", listed(0))
+        await work.begun.wait()
+        queue.enqueue("Partition", "ns", "a", News(work.version))  # before it is observed
+        work.go.set()
+        await work.until(1)
+        await rested(queue)
+        queue.enqueue("Partition", "ns", "a", News(work.version))
+        queue.enqueue("Partition", "ns", "a", News(work.version, listed=True))
+        await rested(queue)
+        assert work.turns == 1
+        queue.enqueue("Partition", "ns", "a", News(Version("u", "2")))
+        await work.until(2)
+        queue.enqueue("Partition", "ns", "a", News(None))  # it was deleted
+        await work.until(3)
+
+
+async def test_an_event_about_something_newer_during_a_turn_causes_another_one() -> None:
+    queue, work = WorkQueue(1, nobody), Observing()
+    async with running(queue, work.turn):
+        queue.enqueue("Partition", "ns", "a")
+        await work.begun.wait()
+        queue.enqueue("Partition", "ns", "a", News(Version("u", "2")))
+        work.go.set()
+        await work.until(2)
+        await rested(queue)
+    assert work.turns == 2
+
+
+async def test_a_turn_that_failed_has_observed_nothing() -> None:
+    queue, work = WorkQueue(1, nobody), Observing()
+    work.go.set()
+    work.error = OperatorError("the API server does not answer")
+    async with running(queue, work.turn):
+        queue.enqueue("Partition", "ns", "a")
+        await work.until(1)
+        queue.enqueue("Partition", "ns", "a", News(work.version))
+        await work.until(2)

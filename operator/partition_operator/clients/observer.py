@@ -26,7 +26,7 @@ from partition_operator.clients.kube import ApiError, Body, Kube
 from partition_operator.clients.nodes import NodeBook
 from partition_operator.clients.partition_secrets import PartitionSecrets
 from partition_operator.clients.pod_progress import ask_progress
-from partition_operator.clients.replica import Replicas
+from partition_operator.clients.replica import Named, Replicas
 from partition_operator.errors import text_of
 from partition_operator.reconcile.observed.last_write import Key
 from partition_operator.reconcile.observed.partition import (
@@ -211,7 +211,7 @@ class Observer:
         return tuple(r for r in found if r.role != ReplicaRole.FENCED), fenced
 
     async def replicas(
-        self, partition: Partition, pods: tuple[ObservedPod, ...]
+        self, partition: Named, pods: tuple[ObservedPod, ...]
     ) -> tuple[ObservedReplica, ...]:
         """Returns the status of every replica that answers, a fenced one's, too."""
         await self._replicas.forget(partition.key, {pod.ip for pod in pods if pod.ip})
@@ -410,6 +410,7 @@ def _pod(partition: Partition, item: Body, selector: dict[str, str]) -> Observed
         since=_since(metadata, status),
         revision=(metadata.get("labels") or {}).get(names.LABEL_REVISION, ""),
         broken="" if ready else _why_broken(status),
+        version=metadata["resourceVersion"],
     )
 
 

@@ -2,10 +2,11 @@
 
 import asyncio
 import datetime as dt
+import hashlib
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 from partition_common import error_details
@@ -51,6 +52,41 @@ OPTIONS: list[tuple[str, int | str]] = [
 LOOK_FOR_REFUSAL_S = 10.0
 
 
+class Named(Protocol):
+    """A Partition, by its name: all that a call of its replicas needs."""
+
+    @property
+    def namespace(self) -> str: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def key(self) -> tuple[str, str]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Followed:
+    """A Secret that a certificate follows: a digest of its data, and what the data contain, without
+    the key."""
+
+    digest: bytes
+    contents: trust.SecretContents
+
+
+def _followed(secret: dict[str, Any] | None, before: _Followed | None) -> _Followed | None:
+    """before: returned if the data are the same, because reading them takes longer."""
+    if secret is None:
+        return None
+    data = sorted((secret.get("data") or {}).items())
+    digest = hashlib.sha256(repr(data).encode()).digest()
+    if before is not None and before.digest == digest:
+        return before
+    return _Followed(digest, trust.read(secret))
+
+
+def _contents(found: _Followed | None) -> trust.SecretContents | None:
+    return None if found is None else found.contents
+
+
 @dataclass(frozen=True, slots=True)
 class _Looked:
     """looked: monotonic time of the last handshake. why: its failure; "" if it succeeded."""
@@ -74,8 +110,8 @@ class PartitionCertificate:
         self._authority = authority
         self._lifetimes = lifetimes
         self._now = now
-        self._secret: dict[str, Any] | None = None
-        self._clients: dict[str, Any] | None = None
+        self._secret: _Followed | None = None
+        self._clients: _Followed | None = None
         self._basis: object = None
         self._signer: KeyPair | None = None
         self._renew_at = now()
@@ -86,7 +122,8 @@ class PartitionCertificate:
     def follow(self, secret: dict[str, Any] | None, clients: dict[str, Any] | None = None) -> None:
         """secret: the replicas'. clients: the one that all clients may share; it shows the
         authority that the replicas trust, also if they have a certificate of another one."""
-        self._secret, self._clients = secret, clients or secret
+        self._secret = _followed(secret, self._secret)
+        self._clients = self._secret if not clients else _followed(clients, self._clients)
 
     def current(self) -> tuple[int, grpc.ChannelCredentials | None]:
         self._renew()
@@ -98,11 +135,12 @@ class PartitionCertificate:
 
     def _renew(self) -> None:
         authority, now = self._authority.value, self._now()
-        basis = (authority, (self._secret or {}).get("data"), (self._clients or {}).get("data"))
+        secret, clients = self._secret, self._clients
+        basis = (authority, secret and secret.digest, clients and clients.digest)
         if basis == self._basis and now < self._renew_at:
             return
-        signer = own_certificate.signer(self._clients, authority, now)
-        trusted = own_certificate.trusted(self._secret, authority)
+        signer = own_certificate.signer(_contents(clients), authority, now)
+        trusted = own_certificate.trusted(_contents(secret), authority)
         self._basis = basis
         if signer == self._signer and trusted == self._pem.authority and now < self._renew_at:
             return
@@ -162,12 +200,12 @@ class Replicas:
         contain the authorities that are trusted, and the issuer of the certificates."""
         self._certificate(key).follow(secret, clients)
 
-    def refused(self, partition: Partition, pods: Iterable[ObservedPod]) -> dict[int, str]:
+    def refused(self, partition: Named, pods: Iterable[ObservedPod]) -> dict[int, str]:
         """Returns why TLS to a pod fails, by ordinal, for the pods where it does."""
         found = {pod.ordinal: self._refusals.get((*partition.key, pod.ip)) for pod in pods}
         return {n: looked.why for n, looked in found.items() if looked is not None and looked.why}
 
-    async def status(self, partition: Partition, pod: ObservedPod) -> ObservedReplica | None:
+    async def status(self, partition: Named, pod: ObservedPod) -> ObservedReplica | None:
         """Returns a replica's status; None if it does not answer."""
         try:
             stub = log_store_pb2_grpc.LogStoreStub(self._channel(partition, pod))
@@ -260,7 +298,7 @@ class Replicas:
                 raise Deposed(f"{name}: {detail.message}", detail.lease_transitions) from error
             raise ReplicaRefused(detail.reason, f"{method} of {name}: {detail.message}") from error
 
-    def _channel(self, partition: Partition, pod: ObservedPod) -> RenewedChannel:
+    def _channel(self, partition: Named, pod: ObservedPod) -> RenewedChannel:
         name = (*partition.key, pod.ip)
         channel = self._channels.get(name)
         if channel is None:
@@ -279,7 +317,7 @@ class Replicas:
             self._certificates[key] = found
         return found
 
-    async def _look_for_refusal(self, partition: Partition, pod: ObservedPod, code: Any) -> None:
+    async def _look_for_refusal(self, partition: Named, pod: ObservedPod, code: Any) -> None:
         """Records why TLS to a pod fails, with at most one handshake per LOOK_FOR_REFUSAL_S."""
         if code not in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
             return

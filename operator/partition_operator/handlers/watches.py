@@ -20,6 +20,7 @@ from partition_common import backoff
 from partition_operator.clients.nodes import NodeBook, NodeFacts
 from partition_operator.errors import OperatorError, text_of
 from partition_operator.handlers.watching import KeyQueue, build_node_registry, build_registry
+from partition_operator.turns.queue import News
 
 logger = logging.getLogger(__name__)
 
@@ -191,8 +192,8 @@ class _FromThread:
         self._queue = queue
         self._loop = loop
 
-    def enqueue(self, kind: str, namespace: str, name: str) -> None:
-        self._loop.call_soon_threadsafe(self._queue.enqueue, kind, namespace, name)
+    def enqueue(self, kind: str, namespace: str, name: str, news: News) -> None:
+        self._loop.call_soon_threadsafe(self._queue.enqueue, kind, namespace, name, news)
 
 
 class _NodesFromThread:

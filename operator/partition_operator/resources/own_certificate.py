@@ -6,31 +6,31 @@ import datetime as dt
 from partition_operator.resources.certificates import KeyPair, Lifetimes
 from partition_operator.resources.trust import (
     Authority,
-    Secret,
+    SecretContents,
     bundle,
     certificate_in,
     ends,
-    read,
 )
 
 
-def signer(secret: Secret | None, authority: Authority, now: dt.datetime) -> KeyPair:
-    """Returns the authority whose certificates a Partition's replicas accept. secret: its clients'
+def signer(held: SecretContents | None, authority: Authority, now: dt.datetime) -> KeyPair:
+    """Returns the authority whose certificates a Partition's replicas accept. held: of its clients'
     Secret, whose certificate the operator issues. It is the previous authority until the Secret has
     a certificate of the current one, if its key is known and it has not expired."""
-    if authority.previous is None:
+    if authority.previous is None or held is None:
         return authority.current
-    held = read(secret)
     previous = certificate_in(authority.previous)
     usable = held.signed_by(previous) and previous.not_valid_after_utc > now
     return authority.previous if usable else authority.current
 
 
-def trusted(secret: Secret | None, authority: Authority) -> bytes:
+def trusted(held: SecretContents | None, authority: Authority) -> bytes:
     """Returns the authorities from which the operator accepts a Partition's replicas, in PEM: its
-    own and those in the Secret, because a replica may not have received the last change yet."""
+    own and those in their Secret (held), because a replica may not have received the last change
+    yet."""
     current = certificate_in(authority.current)
-    others = tuple(other for other in read(secret).trusted if other != current)
+    found = held.trusted if held is not None else ()
+    others = tuple(other for other in found if other != current)
     return bundle((current,), others)
 
 

@@ -40,9 +40,10 @@ class Executor:
     """The result of the last write of each object."""
     lifetimes: Lifetimes = LIFETIMES
 
-    async def execute(self, observed: ObservedPartition, action: actions.Action) -> None:
-        """Raises OperatorError, but not if the API server refuses an object: the refusal is
-        recorded, and the next plan reports it and continues with the other steps."""
+    async def execute(self, observed: ObservedPartition, action: actions.Action) -> Body | None:
+        """Returns the stored object if the action wrote a whole object; otherwise None. Raises
+        OperatorError, but not if the API server refuses an object: the refusal is recorded, and the
+        next plan reports it and continues with the other steps."""
         partition = observed.partition
         logger.info("%s/%s: %s", *partition.key, _describe(action))
         found = target(action, partition.name)
@@ -54,11 +55,12 @@ class Executor:
                 raise
             logger.warning("%s/%s: the API server refuses: %s", *partition.key, text_of(error))
             self.writes.note_refused(partition.key, *found, error.words, now)
-            return
+            return None
         if found is not None:
             mark = fingerprint(left) if left is not None else ""
             self.writes.note_taken(partition.key, *found, mark, now)
         failpoints.reach(_failpoint(action))
+        return left
 
     async def _execute(  # noqa: C901, PLR0912, PLR0915  # a flat match over actions
         self, observed: ObservedPartition, partition: Partition, action: actions.Action

@@ -8,7 +8,7 @@ import logging
 import random
 import time
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from partition_proto.v1 import types_pb2 as types
 
@@ -17,13 +17,17 @@ from partition_operator.api import names
 from partition_operator.api.partition import Partition
 from partition_operator.api.snapshot import parse_snapshot
 from partition_operator.api.words import ReplicaRole
-from partition_operator.clients.kube import Kube
+from partition_operator.clients.kube import Body, Kube
 from partition_operator.clients.observer import Observer
 from partition_operator.clients.recorder import Recorder
 from partition_operator.config import OperatorConfig
 from partition_operator.errors import EvictionRefused, ReplicaRefused, text_of
-from partition_operator.reconcile.observed.partition import ObservedPartition, ObservedReplica
-from partition_operator.reconcile.partition import deletion, ownership, writes
+from partition_operator.reconcile.observed.partition import (
+    ObservedPartition,
+    ObservedPod,
+    ObservedReplica,
+)
+from partition_operator.reconcile.partition import creation, deletion, ownership, writes
 from partition_operator.reconcile.partition.actions import (
     Action,
     EnableReplication,
@@ -41,7 +45,7 @@ from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.reconcile.partition.refusals import Refusals
 from partition_operator.turns.executor import Executor
 from partition_operator.turns.fences import FenceTries
-from partition_operator.turns.queue import Key, QueueItem
+from partition_operator.turns.queue import Key, QueueItem, Version
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +54,27 @@ STEPS_MAX = 50
 """Most steps of one Partition in a row. Then other Partitions get a turn."""
 WAITING_POLL_S = 10.0
 """Seconds between turns of a Partition that waits for an object of which it receives no events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What is kept of the last observation of a Partition, for its next turn. A whole observation
+    takes a hundred times the memory."""
+
+    namespace: str
+    name: str
+    pods: tuple[ObservedPod, ...]
+    replicas: tuple[ObservedReplica, ...]
+    """Also the fenced ones, by ordinal."""
+
+    @property
+    def key(self) -> tuple[str, str]:
+        return self.namespace, self.name
+
+
+def seen(observed: ObservedPartition) -> Seen:
+    replicas = sorted((*observed.replicas, *observed.fenced), key=lambda r: r.ordinal)
+    return Seen(*observed.partition.key, observed.pods, tuple(replicas))
 
 
 class Reconciler:
@@ -82,7 +107,7 @@ class Reconciler:
         self.figures: dict[tuple[str, str], PartitionFigures] = {}
         """What the metrics say, by namespace and name of the Partitions that we manage."""
 
-    async def turn(self, key: Key, entry: QueueItem[ObservedPartition]) -> float | None:
+    async def turn(self, key: Key, entry: QueueItem[Seen]) -> float | None:
         """Observes the Partition and takes the steps that are due. Returns the seconds until the
         next turn, or None if the Partition does not exist any more."""
         config = self._config
@@ -92,8 +117,9 @@ class Reconciler:
             return config.poll_s
         return await self._steps(key, entry)
 
-    async def _steps(self, key: Key, entry: QueueItem[ObservedPartition]) -> float | None:
+    async def _steps(self, key: Key, entry: QueueItem[Seen]) -> float | None:
         """Takes steps until there is nothing to do, or STEPS_MAX is reached."""
+        entry.known = frozenset()
         for _ in range(STEPS_MAX):
             self.reconciled += 1
             entry.looked_at = time.monotonic()
@@ -110,9 +136,7 @@ class Reconciler:
                 return pause
         return self._config.poll_progressing_s
 
-    async def _step(
-        self, key: Key, entry: QueueItem[ObservedPartition], partition: Partition
-    ) -> float | None:
+    async def _step(self, key: Key, entry: QueueItem[Seen], partition: Partition) -> float | None:
         """Takes one step. Returns the seconds until the next turn; None if the next step may follow
         at once."""
         config = self._config
@@ -130,16 +154,20 @@ class Reconciler:
             await self._claim(partition)
             return None
         observed = await self._observe(key, partition)
+        entry.known |= _versions(observed)
         step = self._plan(observed)
         self.figures[partition.key] = figures(observed, step.status)
         if not isinstance(step.action, RECORDS):
             # These actions write status themselves, at the observed version.
-            await self._write_status(observed, step)
-        entry.seen, entry.settled = observed, step.settled
+            entry.known |= await self._write_status(observed, step)
+        entry.seen, entry.settled = seen(observed), step.settled
         if not isinstance(step.action, EvictPod):
             self._evictions.pop(key, None)
         if step.action is None:
             return self._pause(step)
+        if creation.created_by(observed, step.action) is not None:
+            entry.known |= await self._create(observed, step.action)
+            return None
         return await self._act(key, observed, step.action)
 
     def _plan(self, observed: ObservedPartition) -> Plan:
@@ -213,6 +241,21 @@ class Reconciler:
             return await self._carry_out(key, observed, action)
         await self._fences.carry_out(key, observed, action)
         return None
+
+    async def _create(
+        self, observed: ObservedPartition, action: Action | None
+    ) -> frozenset[Version]:
+        """Creates the object, and then every other one that is missing. Returns their versions."""
+        written = frozenset[Version]()
+        while action is not None and (found := creation.created_by(observed, action)) is not None:
+            stored = await self._executor.execute(observed, action)
+            if stored is None:
+                break  # refused: the next observation's plan says so
+            written |= {_version(stored)}
+            observed = creation.with_created(observed, found, stored)
+            observed = replace(observed, writes=self._executor.writes.of(observed.partition.key))
+            action = self._plan(observed).action
+        return written
 
     async def _carry_out(
         self, key: Key, observed: ObservedPartition, action: Action
@@ -293,21 +336,32 @@ class Reconciler:
             pause = config.poll_backfill_s if step.hurried else config.poll_progressing_s
         return pause if step.retry_s is None else min(pause, step.retry_s)
 
-    async def _unchanged(self, seen: ObservedPartition) -> bool:
+    async def _unchanged(self, before: Seen) -> bool:
         """Whether the replicas report the same as before. Only they are asked: leader changes and
         lag cause no Kubernetes events."""
-        replicas = await self._observer.replicas(seen.partition, seen.pods)
-        before = sorted((*seen.replicas, *seen.fenced), key=lambda r: r.ordinal)
-        return _view(replicas) == _view(before)
+        replicas = await self._observer.replicas(before, before.pods)
+        return _view(replicas) == _view(before.replicas)
 
-    async def _write_status(self, observed: ObservedPartition, step: Plan) -> None:
-        """Writes the status, if it changed, and the events."""
-        partition = observed.partition
+    async def _write_status(self, observed: ObservedPartition, step: Plan) -> frozenset[Version]:
+        """Writes the status, if it changed, and the events. Returns the version that it wrote."""
+        partition, written = observed.partition, frozenset[Version]()
         if partition.status != step.status:
-            await self._kube.apply_status(partition.body | {"kind": names.KIND}, step.status)
+            body = partition.body | {"kind": names.KIND}
+            stored = await self._kube.apply_status(body, step.status)
+            written = frozenset({_version(stored)})
             failpoints.reach("status.written")
         for event in step.events:
             await self._recorder.post(partition, event)
+        return written
+
+
+def _version(body: Body) -> Version:
+    metadata = body["metadata"]
+    return Version(metadata["uid"], metadata["resourceVersion"])
+
+
+def _versions(observed: ObservedPartition) -> frozenset[Version]:
+    return frozenset(Version(uid, version) for uid, version in observed.versions() if version)
 
 
 def _view(replicas: Iterable[ObservedReplica]) -> object:

@@ -2,13 +2,20 @@
 
 An event only enqueues a key. One key has at most one running turn. A failed turn is retried with
 backoff. At most `workers` turns run at once. The queue has at most one item per key.
+
+A change goes ahead of the turns that are due only because time has passed, or because a listing
+named the object. So a change is followed soon while a restarted operator looks at everything, and
+also if the operator can't keep up. The others get a share, so neither waits for ever.
 """
 
 import asyncio
+import heapq
 import logging
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
@@ -20,6 +27,11 @@ logger = logging.getLogger(__name__)
 
 FAILURES_WARNED = 3
 """From this many failures of one key in a row the log level is WARNING."""
+LOOK_S = 1.0
+"""Longest time between two rounds of the loop without a turn."""
+PAUSE_MIN_S = 0.01
+CHANGES_IN_A_ROW_MAX = 4
+"""So many turns of changes begin before one that is due for another reason, if one waits."""
 
 
 class Key(NamedTuple):
@@ -38,24 +50,51 @@ SCHEDULE = "Schedule"
 SNAPSHOT = "PartitionSnapshot"
 
 
+class Version(NamedTuple):
+    """One version of one object: its uid and its resourceVersion."""
+
+    uid: str
+    version: str
+
+
+class News(NamedTuple):
+    """What an event tells. version: of the object; None if it was deleted. listed: the event is of
+    a listing, so nothing need have changed."""
+
+    version: Version | None
+    listed: bool = False
+
+
+CHANGED = News(None)
+"""Something has changed; which object is not known."""
+
 Memory = TypeVar("Memory")
 
 
 @dataclass(slots=True)
 class QueueItem(Generic[Memory]):
-    """The state of a key. due: monotonic time of the next turn. asked: an event enqueued the key
-    before this turn. again: an event has enqueued it since the turn began. seen, settled: belong to
-    the turn: what it last observed, and whether nothing was left to do. Memory: the type of
-    seen."""
+    """The state of a key. due: monotonic time of the next turn. urgent: that turn is due because
+    something has changed. asked: an event enqueued the key before this turn. heard: what events
+    told since the turn began. seen, known, settled: belong to the turn: what it last observed, the
+    versions of the objects that it has observed and written, and whether nothing was left to do.
+    Memory: the type of seen. ticket: of the queue, which of its entries for the key counts."""
 
     due: float = 0.0
     working: bool = False
+    urgent: bool = False
     asked: bool = False
-    again: bool = False
+    heard: set[News] = field(default_factory=set)
     failures: int = 0
     seen: Memory | None = None
+    known: frozenset[Version] = frozenset()
     settled: bool = False
     looked_at: float = field(default_factory=time.monotonic)
+    ticket: int = 0
+
+    def knows(self, news: News) -> bool:
+        """Whether the last turn has already taken this into account: it observed that version or a
+        later one."""
+        return news.version is not None and news.version in self.known
 
 
 Turn = Callable[[Key, QueueItem[Any]], Awaitable[float | None]]
@@ -80,6 +119,10 @@ class Unobserved:
         pass
 
 
+_Entry = tuple[float, int, Key]
+"""By what entries are ordered, the ticket, and the key."""
+
+
 class WorkQueue:
     """Runs the turns of all keys. Call `serve` before `run`."""
 
@@ -94,6 +137,15 @@ class WorkQueue:
         self._observer: TurnObserver = observer or Unobserved()
         self._turns: Mapping[str, Turn] = {}
         self._entries: dict[Key, QueueItem[Any]] = {}
+        self._later: list[_Entry] = []
+        """A heap by the time at which a turn is due. An entry with an old ticket counts no more."""
+        self._changed: list[_Entry] = []
+        """A heap of the turns that are due because something has changed, the oldest first."""
+        self._ready: list[_Entry] = []
+        """A heap of the other turns that are due, the oldest first."""
+        self._in_a_row = 0
+        """Turns of changes since the last other one."""
+        self._tickets = 0
         self._wake = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self.failed = 0
@@ -103,14 +155,45 @@ class WorkQueue:
     def serve(self, turns: Mapping[str, Turn]) -> None:
         self._turns = turns
 
-    def enqueue(self, kind: str, namespace: str, name: str) -> None:
-        """Requests a turn soon. Cheap; the object need not exist."""
+    def enqueue(self, kind: str, namespace: str, name: str, news: News = CHANGED) -> None:
+        """Requests a turn soon, unless the last turn has already taken the news into account.
+        Cheap; the object need not exist."""
+        key = Key(kind, namespace, name)
+        entry = self._entries.get(key)
+        if entry is None:
+            entry = self._entries[key] = QueueItem(due=math.inf)
+        entry.heard.add(news)
+        if entry.working:
+            return  # only the end of the turn shows what it took into account
+        if entry.knows(news):
+            entry.heard.discard(news)
+            return
+        self._request(key, entry)
+
+    def _request(self, key: Key, entry: QueueItem[Any]) -> None:
+        """Makes a turn due now, because of what was heard."""
         now = time.monotonic()
-        entry = self._entries.setdefault(Key(kind, namespace, name), QueueItem(due=now))
-        entry.again = True
-        entry.due = min(entry.due, now)
+        urgent = entry.urgent or not all(news.listed for news in entry.heard)
         entry.settled = False
+        if entry.due <= now and entry.urgent == urgent:
+            return  # it is due already
+        entry.urgent = urgent
+        self._put(key, entry, min(entry.due, now))
+
+    def _put(self, key: Key, entry: QueueItem[Any], due: float) -> None:
+        """Sets when the next turn is due. Replaces what was set before."""
+        entry.due = due
+        self._tickets += 1
+        entry.ticket = self._tickets
+        if due <= time.monotonic():
+            self._make_ready(key, entry)
+        else:
+            heapq.heappush(self._later, (due, entry.ticket, key))
         self._wake.set()
+
+    def _make_ready(self, key: Key, entry: QueueItem[Any]) -> None:
+        heap = self._changed if entry.urgent else self._ready
+        heapq.heappush(heap, (entry.due, entry.ticket, key))
 
     def enqueue_seen(self, kind: str, concerns: Callable[[Any], bool]) -> None:
         """Requests turns of the keys whose last observation `concerns` selects."""
@@ -144,30 +227,48 @@ class WorkQueue:
     async def run(self) -> None:
         slots = asyncio.Semaphore(self._workers)
         while True:
+            # First a worker, then the choice: what changes meanwhile goes ahead.
+            await slots.acquire()
+            key, entry = await self._next()
+            entry.working, entry.urgent = True, False
+            task = asyncio.create_task(self._work(key, entry))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+            task.add_done_callback(lambda _: slots.release())
+
+    async def _next(self) -> tuple[Key, QueueItem[Any]]:
+        """Waits for a turn that is due, and takes it from the queue."""
+        while True:
             self.turned_at = now = time.monotonic()
-            due = [
-                (key, entry)
-                for key, entry in self._entries.items()
-                if entry.due <= now and not entry.working
-            ]
-            for key, entry in due:
-                await slots.acquire()
-                self.turned_at = time.monotonic()
-                if self._entries.get(key) is not entry:
-                    slots.release()  # forgotten meanwhile
-                    continue
-                entry.working = True
-                task = asyncio.create_task(self._work(key, entry))
-                self._tasks.add(task)
-                task.add_done_callback(self._tasks.discard)
-                task.add_done_callback(lambda _: slots.release())
+            while self._later and self._later[0][0] <= now:
+                _, ticket, key = heapq.heappop(self._later)
+                if (entry := self._entry(key, ticket)) is not None:
+                    self._make_ready(key, entry)
+            if (found := self._take()) is not None:
+                return found
             self._wake.clear()
-            pending = [e.due for e in self._entries.values() if not e.working]
-            pause = min([*pending, now + 1.0]) - time.monotonic()
-            try:
-                await asyncio.wait_for(self._wake.wait(), max(pause, 0.01))
-            except TimeoutError:
-                continue
+            next_due = self._later[0][0] if self._later else now + LOOK_S
+            pause = min(next_due, now + LOOK_S) - time.monotonic()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), max(pause, PAUSE_MIN_S))
+
+    def _take(self) -> tuple[Key, QueueItem[Any]] | None:
+        """Takes the turn that is to begin next; None if none is due."""
+        heaps = [self._changed, self._ready]
+        if self._in_a_row >= CHANGES_IN_A_ROW_MAX:
+            heaps.reverse()
+        for heap in heaps:
+            while heap:
+                _, ticket, key = heapq.heappop(heap)
+                if (entry := self._entry(key, ticket)) is not None:
+                    self._in_a_row = self._in_a_row + 1 if heap is self._changed else 0
+                    return key, entry
+        return None
+
+    def _entry(self, key: Key, ticket: int) -> QueueItem[Any] | None:
+        """Returns the item of an entry; None if the entry counts no more."""
+        entry = self._entries.get(key)
+        return None if entry is None or entry.working or entry.ticket != ticket else entry
 
     async def close(self) -> None:
         """Waits up to 20 s for the turns in progress, so that steps are not interrupted."""
@@ -178,7 +279,8 @@ class WorkQueue:
         began, failed = time.monotonic(), True
         self._observer.began(key.kind, began - entry.due)
         try:
-            entry.asked, entry.again = entry.again, False
+            entry.asked = bool(entry.heard)
+            entry.heard.clear()
             pause = await self._turns[key.kind](key, entry)
             entry.failures, failed = 0, False
         except Deposed as error:
@@ -191,12 +293,13 @@ class WorkQueue:
         finally:
             entry.working = False
             self._observer.ended(key.kind, time.monotonic() - began, failed=failed)
-            self._wake.set()
-        if pause is None and not entry.again:
+        entry.heard = {news for news in entry.heard if not entry.knows(news)}
+        if pause is None and not entry.heard:
             self._entries.pop(key, None)
             return
-        pause = pause or 0.0
-        entry.due = time.monotonic() + (0 if entry.again else pause)
+        self._put(key, entry, time.monotonic() + (pause or 0.0))
+        if entry.heard:
+            self._request(key, entry)
 
     async def _token_too_low(self, key: Key, entry: QueueItem[Any], error: Deposed) -> float:
         """Handles a replica that has seen a higher token. Either another operator holds the Lease,
@@ -211,7 +314,7 @@ class WorkQueue:
         self.failed += 1
         pause = backoff.TURN.after(entry.failures + 1)
         entry.failures += 1
-        entry.seen = None
+        entry.seen, entry.known = None, frozenset()
         logger.log(
             logging.INFO if entry.failures < FAILURES_WARNED else logging.WARNING,
             "%s: %s; next try in %.1f s",

@@ -31,7 +31,7 @@ from partition_operator.reconcile.schedule.policy import (
 )
 from partition_operator.reconcile.schedule.retention import begun, next_expiry
 from partition_operator.reconcile.schedule.status import fold
-from partition_operator.turns.queue import SNAPSHOT, Key, QueueItem
+from partition_operator.turns.queue import SNAPSHOT, Key, QueueItem, Version
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +40,16 @@ PAUSE_MIN_S = 0.05
 REFUSED_POLL_S = 30.0
 """Seconds between tries of a run that the API server refuses."""
 NONE: ObservedJobOrNone = NoJob.NONE
+
+
+def version_of(body: dict[str, Any]) -> Version:
+    """Returns the version of a Partition that counts for its snapshots. Without a policy, present
+    or past, that is its generation: the status changes often, and says nothing about snapshots."""
+    metadata = body["metadata"]
+    policies = (body.get("spec") or {}), (body.get("status") or {})
+    if any(part.get("snapshots") for part in policies):
+        return Version(metadata["uid"], metadata["resourceVersion"])
+    return Version(metadata["uid"], f"generation {metadata.get('generation', 0)}")
 
 
 class ScheduleReconciler:
@@ -67,6 +77,7 @@ class ScheduleReconciler:
 
     async def turn(self, key: Key, entry: QueueItem[None]) -> float | None:
         taken: frozenset[str] = frozenset()
+        entry.known = frozenset()
         for _ in range(STEPS_MAX):
             partition = await self._observer.partition(key.namespace, key.name)
             if partition is None:
@@ -78,6 +89,7 @@ class ScheduleReconciler:
                 return None
             if self._left_alone(key, partition):
                 return self._config.resync_s
+            entry.known = frozenset({version_of(partition.body)})
             view = await self._look(partition, taken)
             step = plan(view)
             if step.create is not None:

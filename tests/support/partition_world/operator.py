@@ -1,12 +1,13 @@
 """One turn of the operator, as `turns/partition.py` takes it, with the faults that may happen in
 it. What it did is checked against what was true."""
 
-from dataclasses import dataclass, field
+import copy
+from dataclasses import dataclass, field, replace
 
 from partition_operator.api.snapshot import Snapshot, parse_snapshot
 from partition_operator.reconcile.observed.last_write import Key, Write, refused, taken
 from partition_operator.reconcile.observed.partition import ObservedPartition
-from partition_operator.reconcile.partition import actions, deletion, writes
+from partition_operator.reconcile.partition import actions, creation, deletion, writes
 from partition_operator.reconcile.partition.actions import Action
 from partition_operator.reconcile.partition.plan import Plan, plan
 from partition_operator.resources.common import fingerprint
@@ -82,7 +83,29 @@ class Operator:
             safety.check(observed, step.action, truths)
             world.pass_ticks(mishap.late)
             self._execute(observed, step.action, mishap)
+            if not mishap.ends:
+                self._create_rest(observed, step.action, mishap, truths)
         return step
+
+    def _create_rest(
+        self,
+        observed: ObservedPartition,
+        action: Action | None,
+        mishap: Mishap,
+        truths: tuple[Truth, ...],
+    ) -> None:
+        """Creates what else is missing, without another observation."""
+        objects = self.world.kube.objects
+        while (key := creation.created_by(observed, action)) is not None and key in objects:
+            stored = copy.deepcopy(objects[key])
+            observed = creation.with_created(observed, key, stored)
+            observed = replace(observed, writes=dict(self.last_writes))
+            action = plan(observed, IMAGE).action
+            if action is None or creation.created_by(observed, action) is None:
+                return
+            safety.check(observed, action, truths)
+            self.world.pass_ticks(mishap.late)
+            self._execute(observed, action, mishap)
 
     def _write(self, status: dict[str, object]) -> None:
         self.world.body["status"] = status

@@ -1,6 +1,7 @@
 """What the operator observes of one Partition at one moment."""
 
 import datetime as dt
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +20,8 @@ class ObservedPod:
     """A replica's pod. ip: "" until it has one. ends: when a pod that is being deleted must have
     ended, RFC 3339. labelled: it has our labels; without them it was found by its name. since:
     when it became ready or unready. revision: of its template, "" if unknown. broken: why it does
-    not run and can't as it is, such as "ImagePullBackOff: …"; "" if it may."""
+    not run and can't as it is, such as "ImagePullBackOff: …"; "" if it may. version: its
+    resourceVersion."""
 
     ordinal: int
     ip: str
@@ -32,6 +34,7 @@ class ObservedPod:
     since: str = ""
     revision: str = ""
     broken: str = ""
+    version: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,6 +215,15 @@ class ObservedPartition:
 
     def replica(self, ordinal: int) -> ObservedReplica | None:
         return next((r for r in self.replicas if r.ordinal == ordinal), None)
+
+    def versions(self) -> Iterator[tuple[str, str]]:
+        """The uid and the resourceVersion of each object that was observed, of watched kinds and
+        others."""
+        for body in (self.partition.body, *self.objects.values()):
+            metadata = body["metadata"]
+            yield metadata.get("uid", ""), metadata.get("resourceVersion", "")
+        yield from ((pod.uid, pod.version) for pod in self.pods)
+        yield from ((claim.uid, claim.version) for claim in self.claims)
 
     def pod(self, ordinal: int) -> ObservedPod | None:
         return next((p for p in self.pods if p.ordinal == ordinal), None)
