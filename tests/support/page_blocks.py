@@ -58,7 +58,23 @@ PAGES: dict[str, str | tuple[Block, ...]] = {
         Block("kubectl exec", VOLUMES),
         Block("kubectl annotate pvc", VOLUMES),
     ),
-    "operations/certificates.md": SHOP,
+    "operations/certificates.md": (
+        Block("kubectl get partition NAME", SHOP),
+        Block('kubectl patch partition NAME --type merge -p \'{"spec": {"clients', SHOP),
+        Block("kubectl patch partition NAME --type json", SHOP),
+        Block("kubectl wait partition NAME", SHOP),
+        Block("clients:", SHOP),
+        Block("kubectl annotate secret", SHOP),
+        Block("kubectl create secret generic corp-tls", SHOP),
+        Block('kubectl patch partition NAME --type merge -p \\\n  \'{"spec": {"tls"', SHOP),
+        Block('kubectl patch partition NAME --type merge -p \'{"spec": {"tls": null', SHOP),
+        Block('kubectl patch partition NAME --type merge -p \\\n  \'{"spec": {"tls"', SHOP),
+        Block(
+            'kubectl patch partition NAME --type merge -p \'{"spec": {"podTempl',
+            left_out="needs pods that a wrong client calls; "
+            "scenarios/test_certificates.py reads gRPC's line of such a replica",
+        ),
+    ),
     "operations/full_disk.md": VOLUMES,
     "operations/scale.md": (
         Block("kubectl scale", SHOP),
