@@ -16,7 +16,7 @@ from partition_proto.v1 import types_pb2 as types
 from partition_client.append_calls import Answers, AppendCall, FrameCall, SingleCall
 from partition_client.append_queue import AppendQueue
 from partition_client.append_slots import AppendSlots
-from partition_client.calls import refusal
+from partition_client.calls import UPLOADS_MAX, refusal
 from partition_client.deadlines import Deadlines
 from partition_client.errors import (
     RETRIED,
@@ -37,10 +37,6 @@ from partition_client.waiting import being_cancelled
 logger = logging.getLogger(__name__)
 
 IN_FLIGHT_MAX = 1024
-UPLOADS_MAX = 8
-"""Uploads of one append that move its deadline. A leader that loses payloads again and again would
-keep the caller for ever."""
-
 HISTORIES_LEFT_MAX = 64
 """Histories that are over and remembered: a replica that was left behind may still tell of one."""
 

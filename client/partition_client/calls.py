@@ -53,15 +53,27 @@ RETRIED_CODES = frozenset(
 T = TypeVar("T")
 
 
+UPLOADS_MAX = 8
+"""Uploads of one content, or of one append, that move its deadline. A leader that refuses or loses
+them again and again would keep the caller for ever."""
+
+
 class Deadline:
     """The latest end of a call. Progress restarts it."""
 
     def __init__(self, allowed_s: float) -> None:
         self.allowed_s = check_seconds(allowed_s)
+        self._uploads = 0
         self.progress()
+
+    def next_upload(self) -> None:
+        """The same content is sent, maybe again. Only that of UPLOADS_MAX tries is progress."""
+        self._uploads += 1
 
     def progress(self) -> None:
         """Restarts the deadline, because data was received or sent."""
+        if self._uploads > UPLOADS_MAX:
+            return
         self.at = asyncio.get_running_loop().time() + self.allowed_s
 
     def remaining(self) -> float:

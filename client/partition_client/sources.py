@@ -137,6 +137,7 @@ async def _upload_together(
     """Returns False if the leader, of an earlier version, takes them one by one only."""
 
     async def upload(stub: Any) -> None:
+        deadline.next_upload()
         failures: list[Exception] = []
         try:
             await moving(
@@ -230,6 +231,7 @@ async def upload_source(calls: Calls, source: PayloadSource, deadline: Deadline)
     SourceFailed if the file became unreadable or has changed, and ClientError."""
 
     async def upload(stub: Any) -> None:
+        deadline.next_upload()
         failures: list[OSError] = []
         requests = _upload_requests(source, failures, deadline)
         try:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import grpc
 import pytest
 from partition_client import append_queue, appends
-from partition_client.appends import UPLOADS_MAX, AppendStream, ClientSession
+from partition_client.appends import AppendStream, ClientSession
+from partition_client.calls import UPLOADS_MAX
 from partition_client.errors import ClientError, DeadlineExceeded, OutcomeUnknown
 from partition_proto.v1 import log_store_pb2 as api
 from partition_proto.v1 import types_pb2 as types

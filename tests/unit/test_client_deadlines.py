@@ -23,8 +23,10 @@ from partition_client import (
     calls,
 )
 from partition_proto.v1 import log_store_pb2 as api
+from partition_proto.v1 import types_pb2 as types
 from partition_replica.errors import DiskFull as ReplicaDiskFull
-from partition_replica.errors import InvalidArgument, ReplicaError
+from partition_replica.errors import InvalidArgument, PayloadQuorum, ReplicaError
+from partition_replica.transport.failures import unary
 
 from tests.support.mute_replicas import (
     DEADLINE_S,
@@ -85,6 +87,32 @@ async def test_a_transfer_that_moves_may_outlast_the_deadline(tmp_path: Path) ->
         await client.read_file(b"f", received.extend)
     assert received == b"0123456789"
     assert time.monotonic() - began > DEADLINE_S
+
+
+@pytest.mark.parametrize("together", [False, True])
+async def test_content_that_is_sent_again_and_again_is_no_progress(together: bool) -> None:
+    """To a leader that takes all of it, and then finds no quorum for it."""
+
+    class Alone(StandInReplica):
+        @unary
+        async def UploadPayload(self, request: AsyncIterator[Any], context: Any) -> Any:
+            async for _ in request:
+                pass
+            raise PayloadQuorum("the others can't be reached")
+
+        @unary
+        async def UploadPayloads(self, request: AsyncIterator[Any], context: Any) -> Any:
+            async for _ in request:
+                pass
+            raise PayloadQuorum("the others can't be reached")
+
+    contents = [bytes([number]) * 70_000 for number in range(1 + together)]
+    operations = [types.Operation(set_key=types.SetKey(key=b"k", value=b"v"))]
+    # Longer than the longest pause between two tries.
+    async with Alone().client(deadline_s=1.0) as client:
+        async with asyncio.timeout(4 * WITHIN_S):
+            with pytest.raises(DeadlineExceeded, match="can't be reached"):
+                await client.append(operations, [PayloadSource.of_bytes(c) for c in contents])
 
 
 async def test_the_time_of_the_caller_is_not_the_replicas() -> None:
