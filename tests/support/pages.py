@@ -18,8 +18,9 @@ CODE_INDENTATION = 4
 
 
 def blocks(text: str) -> list[str]:
-    """The indented blocks of a Markdown text, in order."""
-    found = re.findall(rf"(?m)(?:^ {{{CODE_INDENTATION},}}\S.*(?:\n|\Z))+", text)
+    """The indented blocks of a Markdown text, in order. Without an empty line before it, an
+    indented line belongs to the paragraph or to the item of a list above it."""
+    found = re.findall(rf"(?m)(?:\A|(?<=\n\n))(?:^ {{{CODE_INDENTATION},}}\S.*(?:\n|\Z))+", text)
     return [textwrap.dedent(block).strip("\n") for block in found]
 
 

@@ -92,3 +92,8 @@ def test_a_block_that_fails_or_is_not_listed_fails_the_test(
 
 def test_a_longer_placeholder_goes_first() -> None:
     assert filled_in("NAME NAMESPACE", {"NAME": "a", "NAMESPACE": "b"}) == "a b"
+
+
+def test_the_second_line_of_an_item_is_no_block() -> None:
+    page = "- an item:\n  - whose second line\n    is indented;\n\n      echo 1\n\n    echo 2\n"
+    assert blocks(page) == ["echo 1", "echo 2"]
