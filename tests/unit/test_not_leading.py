@@ -65,6 +65,7 @@ async def test_of_what_waits_when_leadership_is_lost(leader: tuple[int, str]) ->
     loop._roster.leader, loop._roster.addresses = 1, {1: "one:1", leader[0]: leader[1]}
     loop._proposals = proposals
     loop._reads = SimpleNamespace(fail=lambda: None, lease=None)
+    loop._contacts = SimpleNamespace(leaderless_s=lambda **_: 0.0)
     loop._changes = Changes()
     loop._changes.add(change)
     loop._given_hooks = SimpleNamespace(role_changed=lambda *_: None)

@@ -22,6 +22,7 @@ from partition_operator.reconcile.partition.actions import (
     CreatePod,
     Delete,
     DeleteUnchanged,
+    GiveUpVolume,
     RecordBootstrapped,
     RecordCluster,
     RecordRestored,
@@ -98,6 +99,28 @@ def test_the_order_of_steps() -> None:
     after = next_plan(replace(done, restore=ObservedRestore(snapshot=SOURCE)))
     assert isinstance(after.action, Apply)
     assert after.action.body["kind"] != "StatefulSet", "services first"
+
+
+@pytest.mark.parametrize("how", ["the claim says so", "Kubernetes says so"])
+def test_a_volume_that_is_lost_meanwhile_is_replaced(how: str) -> None:
+    """Its pod goes first, because a claim in use does not."""
+    claim = ObservedClaim(0, stamp(NOW), OURS, uid="u", volume="pv")
+    observed = with_pod(replace(account(see(partition())), claims=(claim,)), phase="Pending")
+    assert next_plan(observed).action is None
+    if how == "the claim says so":
+        claim = replace(claim, lost=True)
+        observed = replace(observed, claims=(claim,))
+    else:
+        observed = replace(observed, lost={0: "node gone was deleted"})
+    step = next_plan(observed)
+    assert step.action == Delete("Pod", "copy-restore", "pod-uid")
+    assert "data-copy-0 is lost" in condition(step)["message"]
+    without_pod = replace(observed, restore=ObservedRestore(snapshot=SOURCE))
+    assert next_plan(without_pod).action == GiveUpVolume(0, "u", "pv", keep=True)
+    leaving = replace(without_pod, claims=(replace(claim, deleting=True),))
+    assert next_plan(leaving).action is None
+    gone = replace(without_pod, claims=(), lost={})
+    assert isinstance(next_plan(gone).action, CreateClaim)
 
 
 def test_the_pod_restores_our_cluster_from_their_store() -> None:

@@ -21,7 +21,7 @@ from partition_operator.api.partition import STANDALONE
 from partition_operator.api.snapshot import STORED, Snapshot, SnapshotState
 from partition_operator.api.times import parse_stamp, stamp
 from partition_operator.api.words import Reason
-from partition_operator.reconcile.observed.partition import ObservedPartition
+from partition_operator.reconcile.observed.partition import ObservedClaim, ObservedPartition
 from partition_operator.reconcile.observed.progress import JobProgress, parse_progress
 from partition_operator.reconcile.observed.restore import ObservedRestore
 from partition_operator.reconcile.observed.snapshot import volume_lost
@@ -32,6 +32,7 @@ from partition_operator.reconcile.partition.actions import (
     CreateClaim,
     CreatePod,
     Delete,
+    GiveUpVolume,
     RecordRestored,
 )
 from partition_operator.reconcile.partition.conditions import Condition
@@ -144,12 +145,29 @@ def _next(
         name = names.restore_pod(partition.name)
         message = f"pod {name} belongs to another owner: delete it, or rename the Partition"
         return _waiting("Conflict", message)
+    if claim is not None and (claim.lost or 0 in observed.lost):
+        return _another_volume(observed, claim, seen.pod)
     found = _resolve(source, seen)
     if seen.pod is not None:
         return _pod(observed, seen.pod, found, seen.progress)
     if isinstance(found, Restoring):
         return found
     return _begin(observed, found, cluster_id, image, claimed=claim is not None)
+
+
+def _another_volume(
+    observed: ObservedPartition, claim: ObservedClaim, pod: dict[str, Any] | None
+) -> Restoring:
+    """Begins again without a volume that is lost: it has nothing that the snapshot does not
+    have."""
+    name = names.claim(observed.partition.name, claim.ordinal)
+    message = f"the volume of {name} is lost: the restore begins again on another one"
+    if pod is not None:
+        ends = "deletionTimestamp" in pod["metadata"]
+        return _restoring(message, None if ends else _delete(pod), retrying=True)
+    keep = observed.partition.spec().keep_replaced
+    give_up = GiveUpVolume(claim.ordinal, claim.uid, claim.volume, keep)
+    return _restoring(message, None if claim.deleting else give_up, retrying=True)
 
 
 def _begin(
