@@ -281,11 +281,7 @@ def _until_recovered(kubectl: Kubectl, options: argparse.Namespace, before: str)
     the message that an earlier order has left."""
 
     def condition(seen: Body) -> Body:
-        order = status_of(seen).get("recovery") or {}
-        found: Body = pods.conditions(seen).get(RECOVERED) or {}
-        current = order.get("acceptLoss") == options.accept_loss
-        refused = found.get("reason") == REFUSED and found.get("message") != before
-        return found if current or refused else {}
+        return recovery_outcome(seen, options.accept_loss, before)
 
     def done(seen: Body) -> bool:
         found = condition(seen)
@@ -302,6 +298,18 @@ def _until_recovered(kubectl: Kubectl, options: argparse.Namespace, before: str)
     if found["reason"] == REFUSED:
         raise Refused(f"the operator refuses the recovery: {found['message']}")
     put(f"{found['reason']}: {found['message']}")
+
+
+def recovery_outcome(partition: Body, token: str, before: str) -> Body:
+    """Returns the condition if it is about the order with this token, else an empty one. before: the
+    message that an earlier order has left. Pure."""
+    order = status_of(partition).get("recovery") or {}
+    found: Body = pods.conditions(partition).get(RECOVERED) or {}
+    message = str(found.get("message", ""))
+    # An order from just before may be refused only now; its refusal names its token.
+    of_another = message.startswith("token ") and token not in message
+    refused = found.get("reason") == REFUSED and message != before and not of_another
+    return found if order.get("acceptLoss") == token or refused else {}
 
 
 def quorum_loss(partition: Body) -> dict[str, Any]:

@@ -188,6 +188,22 @@ def test_a_recovery_is_waited_for_until_the_operator_or_the_user_has_the_next_wo
             answer(words)
 
 
+@pytest.mark.parametrize(
+    ("message", "ours"),
+    [
+        ("token t-0 does not accept the loss as it is now", False),
+        ("token t-1 does not accept the loss as it is now", True),
+        ("a leader leads", True),
+        ("left by an earlier order", False),
+    ],
+)
+def test_the_refusal_of_another_order_is_not_ours(message: str, ours: bool) -> None:
+    """One that was given just before may be refused only after ours is given."""
+    seen = partition(condition("QuorumRecovered", "False", "Refused", message))
+    found = control.recovery_outcome(seen, "t-1", "left by an earlier order")
+    assert bool(found) == ours
+
+
 def test_a_snapshot_takes_the_partitions_destination_unless_told_otherwise() -> None:
     plain = snapshots.snapshot_body("part", "s", {"verify": None}, volume=False, pinned=False)
     assert plain["spec"] == {"partitionRef": {"name": "part"}}
