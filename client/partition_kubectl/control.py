@@ -301,8 +301,8 @@ def _until_recovered(kubectl: Kubectl, options: argparse.Namespace, before: str)
 
 
 def recovery_outcome(partition: Body, token: str, before: str) -> Body:
-    """Returns the condition if it is about the order with this token, else an empty one. before: the
-    message that an earlier order has left. Pure."""
+    """Returns the condition if it is about the order with this token, else an empty one. before:
+    the message that an earlier order has left. Pure."""
     order = status_of(partition).get("recovery") or {}
     found: Body = pods.conditions(partition).get(RECOVERED) or {}
     message = str(found.get("message", ""))
