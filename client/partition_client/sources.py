@@ -81,12 +81,12 @@ class PayloadSource:
     def add_to(self, proposal: types.Proposal) -> None:
         """Adds the payload, with its content if that travels in the append. A message that is made
         first would be encoded and decoded to be added."""
-        inline = self.size <= INLINE_BYTES_MAX and isinstance(self.content, bytes)
+        data = self.content if self.size <= INLINE_BYTES_MAX else b""
         proposal.payloads.add(
             digest=self.digest,
             size=self.size,
             mode=self.mode,
-            data=self.content if inline and isinstance(self.content, bytes) else b"",
+            data=data if isinstance(data, bytes) else b"",
         )
 
 

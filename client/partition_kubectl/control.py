@@ -281,7 +281,7 @@ def _until_recovered(kubectl: Kubectl, options: argparse.Namespace, before: str)
     the message that an earlier order has left."""
 
     def condition(seen: Body) -> Body:
-        return recovery_outcome(seen, options.accept_loss, before)
+        return recovery_outcome(seen, options.source, options.accept_loss, before)
 
     def done(seen: Body) -> bool:
         found = condition(seen)
@@ -300,15 +300,15 @@ def _until_recovered(kubectl: Kubectl, options: argparse.Namespace, before: str)
     put(f"{found['reason']}: {found['message']}")
 
 
-def recovery_outcome(partition: Body, token: str, before: str) -> Body:
-    """Returns the condition if it is about the order with this token, else an empty one. before:
-    the message that an earlier order has left. Pure."""
+def recovery_outcome(partition: Body, pod: str, token: str, before: str) -> Body:
+    """Returns the condition if it is about this order, else an empty one. before: the message that
+    an earlier order has left, which may have been the same. Pure."""
     order = status_of(partition).get("recovery") or {}
     found: Body = pods.conditions(partition).get(RECOVERED) or {}
     message = str(found.get("message", ""))
-    # An order from just before may be refused only now; its refusal names its token.
-    of_another = message.startswith("token ") and token not in message
-    refused = found.get("reason") == REFUSED and message != before and not of_another
+    # An order from just before may be refused only now. A refusal names its order.
+    ours = f"from {pod} with token {token}:" in message and message != before
+    refused = found.get("reason") == REFUSED and ours
     return found if order.get("acceptLoss") == token or refused else {}
 
 

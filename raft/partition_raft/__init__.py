@@ -1,4 +1,5 @@
 """The consensus engine: raft-rs behind a synchronous step machine. No I/O, no clock, no policy.
+Beside it, what the storage does with every byte of an entry (`seal_row`, `blob_digests`).
 
 One `Node` is one member of a Raft group. The caller owns clock, network and disk:
 

@@ -1,4 +1,5 @@
 //! A thin binding of raft-rs for Python: a synchronous step machine. No I/O, no clock, no policy.
+//! Beside it, what the storage does with every byte of an entry (`rows.rs`).
 //!
 //! Python owns the clock, the network and the disk. raft-rs reads its storage from the entry cache,
 //! a copy of the log's tail (`mirror.rs`). The cache changes only between `ready` and `advance`, on

@@ -1,7 +1,6 @@
 """Payloads that one member pushes to another over connections of their own, on loopback."""
 
 import asyncio
-import datetime as dt
 import errno
 import os
 import random
@@ -14,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from partition_proto.connection import renewed
 from partition_replica.core.limits import Limits
 from partition_replica.core.ports import PeerFailed
 from partition_replica.errors import DiskFull, StorageFailed
@@ -28,8 +26,10 @@ from partition_tls import Sha256
 
 from tests.support.certificates import MountedCertificates
 from tests.support.payload_receivers import Pair, StoringReplica, digest_of, pair
+from tests.support.payload_receivers import patient as patient  # a fixture
 from tests.support.power_loss import Model, Recorder, materialise
-from tests.support.raft_receivers import OWN, PARTITION, until
+from tests.support.raft_receivers import OWN, until
+from tests.support.raft_receivers import pki as pki  # a fixture
 from tests.support.tls_pairs import connected
 
 SIZES = [65_537, 256 * 1024, 1024**2 + 1, payloads.MOVED_AT_ONCE_BYTES + 3]
@@ -37,18 +37,6 @@ SIZES = [65_537, 256 * 1024, 1024**2 + 1, payloads.MOVED_AT_ONCE_BYTES + 3]
 
 FAMILY = socket.getaddrinfo("localhost", 0, type=socket.SOCK_STREAM)[0][0]
 """Of the address that is tried first."""
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a handshake may take longer than a push waits for it."""
-    monkeypatch.setattr(payload_link, "OPEN_WAIT_S", 30.0)
-
-
-@pytest.fixture
-def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountedCertificates:
-    monkeypatch.setattr(renewed, "LOOK_S", 0.0)
-    return MountedCertificates(tmp_path / "pki", PARTITION, 2, dt.timedelta(hours=1))
 
 
 @pytest.mark.parametrize("tls", [False, True])

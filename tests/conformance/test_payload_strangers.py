@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 from partition_operator.resources.certificates import identity, issue
-from partition_proto.connection import pem, renewed
+from partition_proto.connection import pem
 from partition_proto.v1 import peer_pb2 as api
 from partition_replica.core.limits import RAFT_HELLO_BYTES_MAX, Limits
 from partition_replica.transport import payload_frames as frames
-from partition_replica.transport import payload_link
 from partition_replica.transport.raft_frames import (
     HEADER,
     HELLO,
@@ -26,21 +25,11 @@ from partition_tls import ClientConfig, Connection, ConnectionFailed
 
 from tests.support.certificates import MountedCertificates, mount
 from tests.support.payload_receivers import digest_of, pair
+from tests.support.payload_receivers import patient as patient  # a fixture
 from tests.support.raft_receivers import OWN, PARTITION, files, hello, until
+from tests.support.raft_receivers import pki as pki  # a fixture
 
 QUICK = replace(Limits(), raft_hello_s=0.2)
-
-
-@pytest.fixture(autouse=True)
-def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """On a busy machine a handshake may take longer than a push waits for it."""
-    monkeypatch.setattr(payload_link, "OPEN_WAIT_S", 30.0)
-
-
-@pytest.fixture
-def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountedCertificates:
-    monkeypatch.setattr(renewed, "LOOK_S", 0.0)
-    return MountedCertificates(tmp_path / "pki", PARTITION, 2, dt.timedelta(hours=1))
 
 
 def dial(port: int, first: bytes, folder: Path | None = None) -> Connection:

@@ -14,7 +14,6 @@ from typing import Any
 import grpc
 import pytest
 from partition_operator.resources.certificates import identity, issue, make_authority
-from partition_proto.connection import renewed
 from partition_proto.v1 import peer_pb2 as api
 from partition_proto.v1 import peer_pb2_grpc
 from partition_replica.core.limits import (
@@ -37,7 +36,6 @@ from dev.ports import free_port
 from tests.support.certificates import MountedCertificates, mount
 from tests.support.raft_receivers import (
     OTHER,
-    PARTITION,
     Deaf,
     Receiver,
     Sender,
@@ -48,13 +46,7 @@ from tests.support.raft_receivers import (
     until,
     unwelcome,
 )
-
-
-@pytest.fixture
-def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountedCertificates:
-    monkeypatch.setattr(renewed, "LOOK_S", 0.0)
-    return MountedCertificates(tmp_path / "pki", PARTITION, 2, dt.timedelta(hours=1))
-
+from tests.support.raft_receivers import pki as pki  # a fixture
 
 # --- messages ---------------------------------------------------------------------------------
 

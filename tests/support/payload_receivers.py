@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
 
+import pytest
 from partition_replica.core.limits import Limits
 from partition_replica.core.model import Configuration
 from partition_replica.core.payloads import MovedContent
@@ -15,9 +16,16 @@ from partition_replica.ids import Digest
 from partition_replica.runtime.metrics import Metrics
 from partition_replica.runtime.transfer.payloads import Payloads
 from partition_replica.storage.blobs import BlobStore
+from partition_replica.transport import payload_link
 
 from tests.support.certificates import MountedCertificates
 from tests.support.raft_receivers import OWN, Receiver, Replica, Sender
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a handshake may take longer than a push waits for it."""
+    monkeypatch.setattr(payload_link, "OPEN_WAIT_S", 30.0)
 
 
 def digest_of(content: bytes) -> Digest:

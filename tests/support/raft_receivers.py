@@ -14,7 +14,7 @@ from typing import Any
 import grpc
 import pytest
 from partition_operator.resources.certificates import Lifetimes, identity, issue, make_authority
-from partition_proto.connection import pem
+from partition_proto.connection import pem, renewed
 from partition_proto.connection.contexts import client_context
 from partition_proto.v1 import peer_pb2 as api
 from partition_proto.v1 import peer_pb2_grpc
@@ -206,6 +206,13 @@ class Sender:
         """It has moved to a Raft connection."""
         self.send(b"first")
         await until(lambda: self.traffic.members["connection"] == 1, "a Raft connection is used")
+
+
+@pytest.fixture
+def pki(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MountedCertificates:
+    """Of two replicas, which look at their files at each connection."""
+    monkeypatch.setattr(renewed, "LOOK_S", 0.0)
+    return MountedCertificates(tmp_path / "pki", PARTITION, 2, dt.timedelta(hours=1))
 
 
 async def until(condition: Callable[[], object], what: str, within_s: float = 60.0) -> None:

@@ -130,6 +130,10 @@ def test_what_is_refused_changes_nothing(text: str, why: str) -> None:
     told = condition(step, "QuorumRecovered")
     assert (told["status"], told["reason"]) == ("False", "Refused")
     assert why in told["message"]
+    if not why.endswith(("JSON", "fields", "text")):
+        wanted = json.loads(text.replace("TOKEN", token(observed)))
+        order_named = f"from {wanted['from']} with token {wanted['acceptLoss']}: "
+        assert order_named in told["message"], "the plugin waits for the answer to its own order"
     assert reasons(step) == ["RecoveryRefused"]
     assert reasons(look(written(observed))) == []  # it is said once
 

@@ -165,6 +165,23 @@ impl Connection {
         })
     }
 
+    /// Takes the descriptor over, also if it fails. `tls` makes our side of a handshake; None without
+    /// TLS.
+    fn open(
+        py: Python<'_>,
+        descriptor: RawFd,
+        timeout_s: f64,
+        tls: impl FnOnce() -> io::Result<Option<rustls::Connection>> + Send,
+    ) -> PyResult<Self> {
+        // Safety: the caller gives the descriptor away.
+        let socket = unsafe { TcpStream::from_raw_fd(descriptor) };
+        py.detach(|| {
+            set_timeout(&socket, timeout_s)?;
+            Self::new(socket, tls()?)
+        })
+        .map_err(failed)
+    }
+
     fn lock(&self) -> MutexGuard<'_, Channel> {
         self.channel.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -221,7 +238,6 @@ impl Channel {
 
 #[pymethods]
 impl Connection {
-    /// Takes the descriptor over, also if it fails.
     #[staticmethod]
     fn connect(
         py: Python<'_>,
@@ -230,25 +246,17 @@ impl Connection {
         server_name: String,
         timeout_s: f64,
     ) -> PyResult<Self> {
-        // Safety: the caller gives the descriptor away.
-        let socket = unsafe { TcpStream::from_raw_fd(descriptor) };
         let config = config.map(|found| found.0.clone());
-        py.detach(|| {
-            set_timeout(&socket, timeout_s)?;
-            let tls = match config {
-                None => None,
-                Some(config) => {
-                    let name = ServerName::try_from(server_name).map_err(io::Error::other)?;
-                    let client = ClientConnection::new(config, name).map_err(io::Error::other)?;
-                    Some(client.into())
-                }
+        Self::open(py, descriptor, timeout_s, || {
+            let Some(config) = config else {
+                return Ok(None);
             };
-            Self::new(socket, tls)
+            let name = ServerName::try_from(server_name).map_err(io::Error::other)?;
+            let client = ClientConnection::new(config, name).map_err(io::Error::other)?;
+            Ok(Some(client.into()))
         })
-        .map_err(failed)
     }
 
-    /// Takes the descriptor over, also if it fails.
     #[staticmethod]
     fn accept(
         py: Python<'_>,
@@ -256,22 +264,14 @@ impl Connection {
         config: Option<&ServerConfig>,
         timeout_s: f64,
     ) -> PyResult<Self> {
-        // Safety: the caller gives the descriptor away.
-        let socket = unsafe { TcpStream::from_raw_fd(descriptor) };
         let config = config.map(|found| found.0.clone());
-        py.detach(|| {
-            set_timeout(&socket, timeout_s)?;
-            let tls = match config {
-                None => None,
-                Some(config) => Some(
-                    ServerConnection::new(config)
-                        .map_err(io::Error::other)?
-                        .into(),
-                ),
+        Self::open(py, descriptor, timeout_s, || {
+            let Some(config) = config else {
+                return Ok(None);
             };
-            Self::new(socket, tls)
+            let server = ServerConnection::new(config).map_err(io::Error::other)?;
+            Ok(Some(server.into()))
         })
-        .map_err(failed)
     }
 
     fn peer_names(&self, py: Python<'_>) -> PyResult<Vec<String>> {

@@ -88,7 +88,6 @@ class PayloadLink:
     async def push(self, digest: Digest, file: Path, size: int) -> None:
         """Returns once the member has stored the payload durably. Raises NoConnection,
         PeerFailed."""
-
         stall_s = self._limits.stream_stall_s
 
         async def send(thread: PayloadThread) -> None:

@@ -2,8 +2,8 @@
 (`raft_frames`). One that begins with another preamble is a payload connection (`payload_listener`).
 
 A stranger costs a socket, a handshake and a small buffer, and with the preamble of a payload
-connection a thread and 256 KiB, for a limited time. The connections that
-have not sent their hello, and those that have, are limited in number.
+connection a thread and 256 KiB, for a limited time. The connections that have not sent their hello,
+and those that have, are limited in number.
 """
 
 import asyncio

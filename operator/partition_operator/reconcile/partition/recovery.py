@@ -145,16 +145,18 @@ def _begin(
 ) -> Recovering:
     if loss is None:
         return Recovering(
-            _refused(
+            _refused_order(
+                order,
                 "the quorum is not lost for good: a leader exists or may be elected, because too "
-                "few volumes are known to be lost. See status.quorumLoss, which is absent now"
+                "few volumes are known to be lost. See status.quorumLoss, which is absent now",
             )
         )
     if order.token != loss.get("token"):
         return Recovering(
-            _refused(
-                f"token {order.token} does not accept the loss as it is now: look at "
-                "status.quorumLoss again, and give its token"
+            _refused_order(
+                order,
+                "it does not accept the loss as it is now: look at status.quorumLoss again, and "
+                "give its token",
             )
         )
     row = next((row for row in loss["survivors"] if row.get("pod") == order.pod), None)
@@ -162,13 +164,13 @@ def _begin(
     if row is None or replica is None:
         pods = ", ".join(row["pod"] for row in loss["survivors"])
         return Recovering(
-            _refused(f"pod {order.pod} is no survivor that answers; the survivors are {pods}")
+            _refused_order(order, f"it is no survivor that answers; the survivors are {pods}")
         )
     former = observed.partition.status["clusterID"]
     token = quorum_loss.member_token(former, row)
     if not token:
         return Recovering(
-            _refused(f"the replica of {order.pod} is of a version that can't recover a quorum")
+            _refused_order(order, "its replica is of a version that can't recover a quorum")
         )
     record: schema.Recovery = {
         "phase": RecoveryPhase.ACCEPTED,
@@ -194,19 +196,22 @@ def _accepted(observed: ObservedPartition, record: schema.Recovery) -> Recoverin
     if replica is None:
         return Recovering(_recovering(f"{told}: waiting for it to answer"))
     if observed.leader is not None:
-        return _dropped(f"{_pod(observed, observed.leader)} leads again")
+        return _dropped(record, f"{_pod(observed, observed.leader)} leads again")
     if _row_token(observed, replica) != record["memberToken"]:
-        return _dropped(f"{pod} has changed since the loss was accepted")
+        return _dropped(record, f"{pod} has changed since the loss was accepted")
     member = int(record["memberID"], 16)
     order = RecoverQuorum(replica.ordinal, member, cluster_id, record["memberToken"])
     return Recovering(_recovering(told), order)
 
 
-def _dropped(why: str) -> Recovering:
+def _dropped(record: schema.Recovery, why: str) -> Recovering:
     """The survivor still belongs to the former cluster, and is of another state than accepted: its
     replica would refuse the order."""
     return Recovering(
-        _refused(f"{why}, so nothing was changed. Look at status.quorumLoss again"),
+        _refused_order(
+            Order(record["from"], record["acceptLoss"]),
+            f"{why}, so nothing was changed. Look at status.quorumLoss again",
+        ),
         RecordRecovery(None),
     )
 
@@ -285,6 +290,11 @@ def _pod(observed: ObservedPartition, replica: ObservedReplica) -> str:
 
 def _recovering(message: str) -> Condition:
     return Condition(TYPE, False, Reason.RECOVERING, message)
+
+
+def _refused_order(order: Order, why: str) -> Condition:
+    """Names the order: who gives another one must not take this refusal for an answer to it."""
+    return _refused(f"the order to recover from {order.pod} with token {order.token}: {why}")
 
 
 def _refused(message: str) -> Condition:
