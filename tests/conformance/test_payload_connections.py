@@ -190,6 +190,19 @@ def test_a_write_that_fails(
     assert os.listdir(tmp_path / "staging") == []
 
 
+def test_a_disk_without_room_for_a_name_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = BlobStore(tmp_path / "blobs", tmp_path / "staging", pins_max=1)
+
+    def no_inode(_: object, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "no inode is left", str(path))
+
+    monkeypatch.setattr(files.Disk, "create", no_inode)
+    with pytest.raises(DiskFull):
+        store.writer(Digest(b"d" * 32), 10)
+
+
 async def test_a_full_disk_is_told_from_a_broken_one(tmp_path: Path) -> None:
     """By the number that the kernel gives, through the compiled module."""
     store = BlobStore(tmp_path / "blobs", tmp_path / "staging", pins_max=1)

@@ -51,7 +51,8 @@ class BlobWriter:
         """A write failed. Only `abort` is allowed, also for a caller that did not receive the
         error."""
 
-        self._file = create_file(path)
+        with full_disk_refuses("a payload"):
+            self._file = create_file(path)
 
     @property
     def path(self) -> Path:
